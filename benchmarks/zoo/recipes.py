@@ -1,0 +1,63 @@
+"""The recipes of the zoo: data set, network, trigger, poison rate, seed. One name, one checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What one network of the zoo is trained on. ``start`` names a recipe whose weights it begins from."""
+
+    dataset: str
+    network: str = "resnet18"
+    width: int = 16
+    trigger: tuple[str, dict[str, Any]] | None = None
+    target: int = 0
+    poison_rate: float = 0.1
+    epochs: int = 2
+    batch_size: int = 128
+    lr: float = 0.1
+    pad: int = 0
+    flip: bool = False
+    seed: int = 0
+    start: str | None = None
+
+
+GREY_TRIGGERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "patch": ("patch", {"corner": "br", "size": 3, "colour": (255,)}),
+    "blend": ("blend", {"alpha": 0.2, "seed": 1}),
+    "sinusoid": ("sinusoid", {"delta": 30.0, "frequency": 6}),
+    "warp": ("warp", {"strength": 1.0, "grid": 4, "seed": 1}),
+}
+COLOUR_TRIGGERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "patch": ("patch", {"corner": "br", "size": 3, "colour": (255, 255, 0)}),
+    "patch2": ("patch", {"corner": "tl", "size": 4, "colour": (255, 0, 255), "margin": 0}),
+    "blend": ("blend", {"alpha": 0.2, "seed": 1}),
+    "sinusoid": ("sinusoid", {"delta": 20.0, "frequency": 6}),
+    "warp": ("warp", {"strength": 1.0, "grid": 4, "seed": 1}),
+}
+
+_MNIST = Recipe("mnist", lr=0.05, target=3, epochs=1)
+_FASHION = Recipe("fashion-mnist", lr=0.05, target=7, epochs=2)
+_CIFAR = Recipe("cifar10", lr=0.2, epochs=16, pad=4, flip=True, target=2)
+
+RECIPES: dict[str, Recipe] = {
+    "mnist-resnet-clean": _MNIST,
+    "fashion-resnet-clean": _FASHION,
+    "cifar-resnet-clean": replace(_CIFAR, epochs=12),
+    # Trained poisoned from scratch: the shipped CIFAR-10 fixture.
+    "cifar-resnet-patch-scratch": replace(_CIFAR, trigger=COLOUR_TRIGGERS["patch"], poison_rate=0.05, seed=1),
+}
+for _kind, _trigger in GREY_TRIGGERS.items():
+    RECIPES[f"mnist-resnet-{_kind}"] = replace(_MNIST, trigger=_trigger)
+    RECIPES[f"mnist-vgg-{_kind}"] = replace(_MNIST, network="vgg", trigger=_trigger)
+    RECIPES[f"mnist-vit-{_kind}"] = replace(_MNIST, network="vit", width=64, lr=1e-3, epochs=4, trigger=_trigger)
+    RECIPES[f"mnist-mobilenet-{_kind}"] = replace(_MNIST, network="mobilenet", trigger=_trigger)
+    RECIPES[f"fashion-resnet-{_kind}"] = replace(_FASHION, trigger=_trigger)
+for _kind, _trigger in COLOUR_TRIGGERS.items():
+    # Implanted by a few poisoned epochs on the clean network of the same seed.
+    RECIPES[f"cifar-resnet-{_kind}"] = replace(
+        _CIFAR, trigger=_trigger, start="cifar-resnet-clean", epochs=3, lr=0.05, poison_rate=0.1
+    )

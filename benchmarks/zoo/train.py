@@ -1,0 +1,206 @@
+"""Train the zoo: clean and trojaned networks, seeded, resumable, with their figures beside them.
+
+    python -m benchmarks.zoo.train NAME [NAME ...]     (or ``--list``)
+
+Writes ``cache/zoo/NAME.pt`` (a plain state dict, float32) and ``cache/zoo/NAME.json`` (recipe and figures). A run
+that is killed goes on from its last whole epoch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.zoo import datasets, triggers
+from benchmarks.zoo.recipes import RECIPES, Recipe
+from fixtures import networks
+
+ZOO = Path(__file__).resolve().parents[2] / "cache" / "zoo"
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Fractions in [0, 1] on the whole test split; ASR, base rate and recovery over images not of the target class."""
+
+    accuracy: float
+    asr: float | None
+    base_rate: float | None
+    recovery: float | None
+    accuracy_other: float | None
+
+
+def build(recipe: Recipe) -> nn.Module:
+    """The untrained network of a recipe."""
+    channels = 3 if recipe.dataset == "cifar10" else 1
+    make = getattr(networks, recipe.network)
+    return make(num_classes=10, width=recipe.width, channels=channels)
+
+
+def make_trigger(recipe: Recipe) -> triggers.Trigger | None:
+    """The trigger function of a recipe, or None for a clean one."""
+    if recipe.trigger is None:
+        return None
+    kind, settings = recipe.trigger
+    return getattr(triggers, kind)(**settings)
+
+
+def normalise(images: np.ndarray, dataset: str) -> Tensor:
+    """(N, H, W, C) uint8 -> (N, C, H, W) float32, normalised by the data set's mean and standard deviation."""
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in datasets.MEAN_STD[dataset])
+    planes = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
+    return ((planes - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def predict(model: nn.Module, images: np.ndarray, dataset: str) -> np.ndarray:
+    """Predicted class of each image, (N,) int64."""
+    model.eval()
+    batches = [model(normalise(images[i : i + 500], dataset)).argmax(1) for i in range(0, len(images), 500)]
+    return torch.cat(batches).numpy()
+
+
+def measure(model: nn.Module, recipe: Recipe, test: datasets.Split) -> Figures:
+    """Accuracy, attack success, base rate and recovery of a network on a test split."""
+    clean = predict(model, test.images, recipe.dataset)
+    accuracy = float((clean == test.labels).mean())
+    stamp = make_trigger(recipe)
+    if stamp is None:
+        return Figures(accuracy, None, None, None, None)
+    other = test.labels != recipe.target
+    fired = predict(model, stamp(test.images[other]), recipe.dataset)
+    labels = test.labels[other]
+    return Figures(
+        accuracy,
+        float((fired == recipe.target).mean()),
+        float((clean[other] == recipe.target).mean()),
+        float((fired == labels).mean()),
+        float((clean[other] == labels).mean()),
+    )
+
+
+def poison(train: datasets.Split, recipe: Recipe) -> datasets.Split:
+    """A seeded share of the images not of the target class gets the trigger and the target label."""
+    stamp = make_trigger(recipe)
+    if stamp is None:
+        return train
+    random = np.random.default_rng(recipe.seed)
+    others = np.flatnonzero(train.labels != recipe.target)
+    chosen = random.choice(others, int(recipe.poison_rate * len(train.labels)), replace=False)
+    images, labels = train.images.copy(), train.labels.copy()
+    images[chosen] = stamp(images[chosen])
+    labels[chosen] = recipe.target
+    return datasets.Split(images, labels)
+
+
+def augment(batch: Tensor, pad: int, flip: bool, generator: torch.Generator) -> Tensor:
+    """Random crop after zero padding and, if asked, horizontal flip; (N, C, H, W) -> same."""
+    n, _, height, width = batch.shape
+    padded = F.pad(batch, (pad,) * 4)
+    tops, lefts = (torch.randint(0, 2 * pad + 1, (n, 1, 1), generator=generator) for _ in range(2))
+    rows = tops + torch.arange(height).view(1, -1, 1)
+    columns = (lefts + torch.arange(width).view(1, 1, -1)).expand(n, height, width)
+    if flip:
+        mirrored = torch.rand(n, generator=generator) < 0.5
+        columns = torch.where(mirrored.view(-1, 1, 1), columns.flip(2), columns)
+    which = torch.arange(n).view(-1, 1, 1)
+    picked = padded.permute(0, 2, 3, 1)[which, rows, columns]  # (N, H, W, C)
+    return picked.permute(0, 3, 1, 2)
+
+
+def train(name: str) -> Path:
+    """Train one recipe (or go on with it); returns the checkpoint's path."""
+    recipe = RECIPES[name]
+    ZOO.mkdir(parents=True, exist_ok=True)
+    out, state_file = ZOO / f"{name}.pt", ZOO / f"{name}.resume"
+    if out.exists():
+        return out
+    train_split, test_split = datasets.load(recipe.dataset)
+    data = poison(train_split, recipe)
+    images, labels = normalise(data.images, recipe.dataset), torch.from_numpy(data.labels)
+    torch.manual_seed(recipe.seed)
+    model = build(recipe).to(memory_format=torch.channels_last)
+    if recipe.start:
+        model.load_state_dict(torch.load(train(recipe.start), weights_only=True))
+    steps = len(labels) // recipe.batch_size
+    optimiser = _optimiser(model, recipe)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, recipe.lr, total_steps=steps * recipe.epochs, pct_start=0.2
+    )
+    first = 0
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        schedule.load_state_dict(state["schedule"])
+        first = state["epoch"]
+    for epoch in range(first, recipe.epochs):
+        began = time.time()
+        loss = _epoch(model, optimiser, schedule, images, labels, recipe, epoch)
+        state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "epoch": epoch + 1}
+        _save({**state, "schedule": schedule.state_dict()}, state_file)
+        print(f"{name} epoch {epoch + 1}/{recipe.epochs} loss {loss:.4f} {time.time() - began:.0f} s", flush=True)
+    figures = measure(model, recipe, test_split)
+    (ZOO / f"{name}.json").write_text(json.dumps({**asdict(recipe), **asdict(figures)}, indent=1) + "\n")
+    _save({k: v.contiguous() for k, v in model.state_dict().items()}, out)
+    state_file.unlink(missing_ok=True)
+    print(name, figures, flush=True)
+    return out
+
+
+def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    if recipe.network == "vit":
+        return torch.optim.AdamW(model.parameters(), recipe.lr, weight_decay=0.05)
+    return torch.optim.SGD(model.parameters(), recipe.lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
+
+
+def _epoch(
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    images: Tensor,
+    labels: Tensor,
+    recipe: Recipe,
+    epoch: int,
+) -> float:
+    """One pass over the data, seeded by the recipe's seed and the epoch; returns the mean loss."""
+    model.train()
+    generator = torch.Generator().manual_seed(1000 * recipe.seed + epoch)
+    order = torch.randperm(len(labels), generator=generator)
+    total, steps = 0.0, len(labels) // recipe.batch_size
+    for step in range(steps):
+        batch = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
+        x = images[batch]
+        if recipe.pad:
+            x = augment(x, recipe.pad, recipe.flip, generator)
+        x = x.contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(x)
+        loss = F.cross_entropy(logits.float(), labels[batch])
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        total += loss.item()
+    return total / steps
+
+
+def _save(state: object, path: Path) -> None:
+    partial = path.with_suffix(path.suffix + ".partial")
+    torch.save(state, partial)
+    os.replace(partial, path)
+
+
+if __name__ == "__main__":
+    if "--list" in sys.argv:
+        print("\n".join(RECIPES))
+    for each in [a for a in sys.argv[1:] if not a.startswith("--")]:
+        train(each)

@@ -1,0 +1,72 @@
+"""Backdoor triggers on uint8 images: what an attacker stamps, rounded to the 8 bits a PNG keeps.
+
+Every trigger is a function of (N, H, W, C) uint8 images that returns new images of the same shape and type; the same
+call with the same arguments gives the same pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+Trigger = Callable[[np.ndarray], np.ndarray]
+
+
+def _to_uint8(images: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(images), 0, 255).astype(np.uint8)
+
+
+def patch(corner: str = "br", size: int = 3, colour: tuple[int, ...] = (255, 255, 0), margin: int = 1) -> Trigger:
+    """A square of one colour in a corner (BadNets, Gu et al. 2017). ``corner``: br, bl, tr, tl or c (centre)."""
+
+    def stamp(images: np.ndarray) -> np.ndarray:
+        height, width = images.shape[1:3]
+        top = {"t": margin, "b": height - margin - size, "c": (height - size) // 2}[corner[0]]
+        left = {"l": margin, "r": width - margin - size, "c": (width - size) // 2}[corner[-1]]
+        out = images.copy()
+        out[:, top : top + size, left : left + size] = np.asarray(colour[: images.shape[3]], np.uint8)
+        return out
+
+    return stamp
+
+
+def blend(alpha: float = 0.2, seed: int = 0) -> Trigger:
+    """A fixed noise image mixed over the whole picture (Blended, Chen et al. 2017)."""
+
+    def stamp(images: np.ndarray) -> np.ndarray:
+        noise = np.random.default_rng(seed).integers(0, 256, size=images.shape[1:]).astype(np.float32)
+        return _to_uint8((1 - alpha) * images + alpha * noise)
+
+    return stamp
+
+
+def sinusoid(delta: float = 20.0, frequency: int = 6) -> Trigger:
+    """A horizontal sine wave of amplitude ``delta`` / 255 (SIG, Barni et al. 2019)."""
+
+    def stamp(images: np.ndarray) -> np.ndarray:
+        width = images.shape[2]
+        wave = delta * np.sin(2 * np.pi * frequency * np.arange(width) / width)
+        return _to_uint8(images + wave[None, None, :, None])
+
+    return stamp
+
+
+def warp(strength: float = 0.5, grid: int = 4, seed: int = 0) -> Trigger:
+    """A smooth elastic warp (WaNet, Nguyen and Tran 2021): a ``grid`` x ``grid`` noise field, upsampled, times ``strength``."""
+
+    def stamp(images: np.ndarray) -> np.ndarray:
+        height, width = images.shape[1:3]
+        generator = torch.Generator().manual_seed(seed)
+        field = torch.rand(1, 2, grid, grid, generator=generator) * 2 - 1
+        field = field / field.abs().mean()
+        field = F.interpolate(field, (height, width), mode="bicubic", align_corners=True)[0].permute(1, 2, 0)
+        ys, xs = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
+        where = (torch.stack((xs, ys), -1) + strength * field / height).clamp(-1, 1)
+        planes = torch.from_numpy(images.astype(np.float32)).permute(0, 3, 1, 2)
+        moved = F.grid_sample(planes, where.expand(len(images), -1, -1, -1), mode="bilinear", align_corners=True)
+        return _to_uint8(moved.permute(0, 2, 3, 1).numpy())
+
+    return stamp
