@@ -1,0 +1,167 @@
+"""Find the layer that carries a fault in an image classifier, make a small weight edit, verify, write safetensors.
+
+    subject = rectify.load("model.pt", arch="resnet18", preprocess=rectify.preprocessing("imagenet"))
+    pairs = rectify.pairs(["clean.png"], ["poisoned.png"], subject=subject)
+    report = rectify.localize(subject, pairs)
+    report = rectify.edit(subject, pairs, out="model.rectified.safetensors")
+
+Every report is the plain dict of the JSON report. torch is imported when a function needs it, not before.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rectify.errors import RectifyError
+
+if TYPE_CHECKING:
+    from rectify.files.architectures import Subject
+    from rectify.files.images import ImageSet, Pairs
+    from rectify.files.preprocess import Preprocess
+
+    StrPath = str | os.PathLike[str]
+
+__version__ = "0.1.0"
+
+__all__ = ["RectifyError", "__version__", "edit", "evaluate", "load", "localize", "pairs", "preprocessing"]
+
+
+def preprocessing(source: StrPath | Mapping[str, Any]) -> Preprocess:
+    """Preprocessing from a YAML or JSON file, a mapping with timm's names, or a preset's name such as ``imagenet``.
+
+    Raises
+    ------
+    PreprocessError
+        If a value makes no sense, or the name is neither a file nor a preset.
+    """
+    from rectify.cli.inputs import preprocess_from
+
+    return preprocess_from(source if isinstance(source, Mapping) else Path(source))
+
+
+def load(path: StrPath, **how: Any) -> Subject:
+    """The model under repair, ready to be localised, edited or evaluated.
+
+    Parameters
+    ----------
+    path
+        A checkpoint file, or a folder with ``config.json`` and ``model.safetensors``.
+    how
+        ``arch``, ``arch_args``, ``num_classes``, ``state_dict_key``, ``strip_prefix``, ``preprocess``, ``device``,
+        ``trust_pickle``: see `rectify.files.architectures.open_subject`.
+
+    Raises
+    ------
+    CheckpointError, ArchitectureError, PreprocessError
+        If the file cannot be read, does not fit the architecture, or its preprocessing is unknown.
+    """
+    from rectify.files.architectures import open_subject
+
+    return open_subject(Path(path), **how)
+
+
+def pairs(
+    clean: Sequence[StrPath] = (),
+    corrupted: Sequence[StrPath] = (),
+    source: StrPath | None = None,
+    *,
+    subject: Subject,
+) -> Pairs:
+    """Clean and corrupted images, matched by order, or from ``source``: a folder or a CSV file.
+
+    Raises
+    ------
+    ImageError
+        If an image cannot be read, has no partner, or differs from it in size.
+    """
+    from rectify.files.images import read_pairs
+
+    clean_paths, corrupted_paths = [Path(p) for p in clean], [Path(p) for p in corrupted]
+    return read_pairs(clean_paths, corrupted_paths, None if source is None else Path(source), subject.preprocess)
+
+
+def localize(
+    subject: Subject,
+    pairs: Pairs | None = None,
+    *,
+    calibration: ImageSet | None = None,
+    trial: bool = False,
+    **options: Any,
+) -> dict[str, Any]:
+    """Rank every editable layer by editability; without a pair, a data-free triage.
+
+    ``options`` are the fields of `rectify.jobs.Options`: ``fault``, ``batch_size``, ``seed``, ``gates``, …
+
+    Raises
+    ------
+    RectifyError
+        See `rectify.errors`; `Inconclusive` if the pair shows no fault.
+    """
+    from rectify import jobs
+
+    inputs = jobs.Inputs(subject=subject, pairs=pairs, holdout=None, calibration=calibration, data=None)
+    report: dict[str, Any] = jobs.run_localize(inputs, jobs.Options(**options), trial=trial, progress=_silence())
+    return report
+
+
+def edit(
+    subject: Subject,
+    pairs: Pairs | None = None,
+    *,
+    out: StrPath,
+    holdout: Pairs | None = None,
+    calibration: ImageSet | None = None,
+    data: ImageSet | None = None,
+    how: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Repair the model, write ``out`` as safetensors, and judge the written file.
+
+    ``how`` holds ``mode``, ``layer``, ``rank``, ``delta``, ``apply``, ``dry_run``, ``force`` and ``out_dtype`` of
+    `rectify.jobs.run_edit`; ``options`` are the fields of `rectify.jobs.Options`.
+
+    Raises
+    ------
+    RectifyError
+        See `rectify.errors`.
+    """
+    from rectify import jobs
+
+    inputs = jobs.Inputs(subject=subject, pairs=pairs, holdout=holdout, calibration=calibration, data=data)
+    choices: dict[str, Any] = {"delta": None, "apply": None, "dry_run": False, "force": False, "out_dtype": None}
+    choices |= how or {}
+    wanted = jobs.Options(**options)
+    report: dict[str, Any] = jobs.run_edit(inputs, wanted, out=Path(out), progress=_silence(), **choices)
+    return report
+
+
+def evaluate(
+    subject: Subject,
+    pairs: Pairs | None = None,
+    *,
+    holdout: Pairs | None = None,
+    data: ImageSet | None = None,
+    against: Subject | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Measure accuracy, attack success and recovery, and judge the gates.
+
+    Raises
+    ------
+    RectifyError
+        See `rectify.errors`.
+    """
+    from rectify import jobs
+
+    inputs = jobs.Inputs(subject=subject, pairs=pairs, holdout=holdout, calibration=None, data=data)
+    report: dict[str, Any] = jobs.run_evaluate(inputs, jobs.Options(**options), against=against, progress=_silence())
+    return report
+
+
+def _silence() -> Any:
+    from rectify.cli.terminal import Silence
+
+    return Silence()

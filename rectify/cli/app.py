@@ -1,0 +1,134 @@
+"""The program: parse, run one command, return its exit code. The only place that turns an exception into a code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from rectify import __version__
+from rectify.cli import edit, evaluate, localize
+from rectify.cli.config import Settings, resolve, show
+from rectify.cli.skin import Group, Request, add_command, usage_message
+from rectify.cli.terminal import Terminal, tolerate_any_text, write_stderr, write_stdout
+from rectify.errors import ExitCode, RectifyError, UsageError
+
+COMMANDS = {"localize": localize, "edit": edit, "evaluate": evaluate}
+_COMPLETION = "_RECTIFY_COMPLETE"  # what a shell sets when it asks for completions
+_CLICK_ERROR: type[Exception] = typer.BadParameter.__mro__[2]  # Click's base class, wherever this Typer keeps its Click
+
+
+class _Rectify(Group):
+    example = "rectify edit model.pt --arch resnet18 --preprocess cifar10 --clean a.png --poisoned b.png"
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        write_stdout(f"rectify {__version__}\n")
+        raise typer.Exit()
+
+
+def build() -> typer.Typer:
+    """The command line with all its commands; nothing is run."""
+    app = typer.Typer(cls=_Rectify, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=True)
+
+    @app.callback(help="Find the layer of an image classifier that carries a fault, repair it, verify the repair.")
+    def top(
+        version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show it."),
+    ) -> None:
+        pass
+
+    for name, command in COMMANDS.items():
+        add_command(app, name, command.FLAGS, command.ABOUT, command.EXAMPLE)
+    return app
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``argv`` (without the program's name) and return the exit code of the contract."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    tolerate_any_text()
+    try:
+        outcome = _parse(words)
+        code = outcome if isinstance(outcome, int) else _run(outcome)
+        write_stdout("")
+        return code
+    except KeyboardInterrupt:
+        write_stderr("interrupted")
+        return int(ExitCode.INTERRUPTED)
+    except Exception as problem:
+        return _failure(problem, traceback="--traceback" in words or bool(os.environ.get("RECTIFY_TRACEBACK")))
+
+
+def _parse(words: list[str]) -> Request | int:
+    if not words and _COMPLETION not in os.environ:
+        raise UsageError(f"which command? {', '.join(COMMANDS)}; rectify --help says what they do")
+    command = typer.main.get_command(build())
+    try:
+        outcome = command.main(words, prog_name="rectify", standalone_mode=False)
+    except _CLICK_ERROR as problem:
+        raise UsageError(usage_message(problem, list(COMMANDS))) from None
+    except (typer.Abort, EOFError):
+        raise KeyboardInterrupt from None
+    return outcome if isinstance(outcome, Request) else int(outcome or 0)
+
+
+def _run(request: Request) -> int:
+    settings = resolve(request.command, request.flags, request.given, os.environ, Path.cwd())
+    if settings["show_config"]:
+        write_stdout(show(settings))
+        return int(ExitCode.OK)
+    quiet, verbose = bool(settings["quiet"]), bool(settings["verbose"])
+    with Terminal(quiet=quiet, verbose=verbose, progress=not settings["no_progress"]) as terminal:
+        for line in settings.notes:
+            terminal.note(f"note: {line}")
+        return _judge(settings, terminal)
+
+
+def _judge(settings: Settings, terminal: Terminal) -> int:
+    from rectify.cli import outputs
+
+    outputs.check(settings)
+    with _contained(settings, terminal):
+        result = COMMANDS[settings.command].run(settings, terminal)
+        terminal.stop()
+        shown = outputs.shown(result.report, settings)
+    write_stdout(shown)
+    with _contained(settings, terminal):
+        outputs.write_reports(result, settings, terminal)
+    return int(result.report["exit_code"])
+
+
+@contextlib.contextmanager
+def _contained(settings: Settings, terminal: Terminal) -> Iterator[None]:
+    """Keep what libraries and the user's network code print, warn or exit with away from stdout and the exit code."""
+    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+        if not settings["verbose"]:
+            warnings.simplefilter("ignore")
+        try:
+            yield
+        except SystemExit as problem:
+            raise RuntimeError(f"code that was called tried to exit with {problem.code}") from problem
+
+
+def _failure(problem: Exception, *, traceback: bool) -> int:
+    if traceback:
+        import traceback as tracebacks
+
+        write_stderr("".join(tracebacks.format_exception(problem)).rstrip())
+    write_stderr(f"error: {_told(problem)}")
+    return int(problem.exit_code) if isinstance(problem, RectifyError) else int(ExitCode.COULD_NOT_JUDGE)
+
+
+def _told(problem: Any) -> str:
+    if isinstance(problem, RectifyError):
+        return str(problem)
+    if isinstance(problem, MemoryError) or type(problem).__name__ == "OutOfMemoryError":
+        return "out of memory; try a smaller --batch-size"
+    said = " ".join(str(problem).split())
+    return f"internal: {type(problem).__name__}: {said[:300]} (--traceback shows where)"

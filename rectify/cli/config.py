@@ -1,0 +1,259 @@
+"""Settings: command line over RECTIFY_* over rectify.yaml (or [tool.rectify]) over default, each with its source.
+
+A file cannot say ``trust_pickle``: a cloned repository must not decide to run the code inside a checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+from rectify.cli.options import ALL_FLAGS, Flag, unique
+from rectify.cli.settings_file import find_settings_file, read_settings_file
+from rectify.errors import ConfigError, RectifyError, UsageError
+
+ENV_PREFIX = "RECTIFY_"
+_REFUSED = "trust_pickle lets a checkpoint run code, so only the command line can say it: --trust-pickle"
+
+# Two ways of saying one thing: whoever says one of them overrides the other where it was said with less right.
+_RIVALS: dict[str, tuple[str, ...]] = {
+    "clean": ("pairs",),
+    "poisoned": ("pairs",),
+    "pairs": ("clean", "poisoned"),
+    "cache_dir": ("no_cache",),
+    "no_cache": ("cache_dir",),
+    "preprocess": ("input_size", "crop_pct", "interpolation", "mean", "std"),
+}
+
+
+class Rank(IntEnum):
+    """Who says it; the higher overrides the lower."""
+
+    DEFAULT = 0
+    FILE = 1
+    ENVIRONMENT = 2
+    COMMAND_LINE = 3
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One value and where it came from."""
+
+    value: Any
+    source: str
+    rank: Rank
+
+
+@dataclass(frozen=True)
+class Settings(Mapping[str, Any]):
+    """The merged settings of one command; indexing gives the value, None where nobody said any."""
+
+    command: str
+    flags: Mapping[str, Flag]
+    said: Mapping[str, Setting]
+    notes: tuple[str, ...] = ()
+
+    def __getitem__(self, name: str) -> Any:
+        flag = self.flags[name]
+        if name in self.said:
+            return self.said[name].value
+        return [] if flag.many and flag.default is None else flag.default
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.flags)
+
+    def __len__(self) -> int:
+        return len(self.flags)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value, or ``default`` where the command has no such setting."""
+        return self[name] if name in self.flags else default
+
+    def source(self, name: str) -> str:
+        """Where the value came from."""
+        return self.said[name].source if name in self.said else "default"
+
+    def typed(self, name: str) -> bool:
+        """Whether the command line itself says it."""
+        return name in self.said and self.said[name].rank is Rank.COMMAND_LINE
+
+
+def resolve(
+    command: str, flags: Iterable[Flag], given: Mapping[str, Any], environ: Mapping[str, str], folder: Path
+) -> Settings:
+    """Merge what was typed, the environment and the nearest settings file.
+
+    Parameters
+    ----------
+    given
+        Raw values from the command line; None, False and [] mean that the flag was not typed.
+    folder
+        Where the search for a settings file begins.
+
+    Raises
+    ------
+    UsageError, ConfigError
+        If a value is wrong, or a key of the file or environment is unknown.
+    """
+    known = unique(flags)
+    typed = _from_command_line(known, given)
+    environment, notes = _from_environment(environ)
+    layers = [_from_file(typed, environment, folder), environment, typed]
+    said: dict[str, Setting] = {}
+    for layer in layers:
+        for name in layer:
+            for rival in _RIVALS.get(name, ()):
+                said.pop(rival, None)
+        said |= layer
+    return Settings(command, known, {name: said[name] for name in known if name in said}, notes)
+
+
+def _from_command_line(known: Mapping[str, Flag], given: Mapping[str, Any]) -> dict[str, Setting]:
+    said = {}
+    for name, raw in given.items():
+        if raw is None or raw is False or raw == []:
+            continue
+        flag = known[name]
+        label = flag.label if flag.spellings else "MODEL"
+        said[name] = Setting(_read(flag, raw, label, UsageError), "command line", Rank.COMMAND_LINE)
+    return said
+
+
+def _from_environment(environ: Mapping[str, str]) -> tuple[dict[str, Setting], tuple[str, ...]]:
+    said: dict[str, Setting] = {}
+    notes = []
+    settable = {ENV_PREFIX + flag.name.upper(): flag for flag in ALL_FLAGS.values() if flag.env}
+    for variable in sorted(name for name in environ if name.startswith(ENV_PREFIX) and environ[name]):
+        flag = settable.get(variable)
+        if variable == ENV_PREFIX + "TRUST_PICKLE":
+            raise ConfigError(f"{variable}: {_REFUSED}")
+        if flag is None:
+            near = get_close_matches(variable, settable, 1, 0.8)
+            if near:
+                raise ConfigError(f"{variable} is no setting; did you mean {near[0]}?")
+            notes.append(f"{variable} is no setting of rectify; ignored")
+            continue
+        raw: Any = _split(flag, environ[variable]) if flag.many else environ[variable]
+        said[flag.name] = Setting(_read(flag, raw, variable, ConfigError), variable, Rank.ENVIRONMENT)
+    return said, tuple(notes)
+
+
+def _split(flag: Flag, raw: str) -> list[str]:
+    """Several paths as in PATH; several K=V with blanks between them."""
+    import os
+
+    return [part for part in (raw.split(os.pathsep) if flag.is_path else raw.split()) if part]
+
+
+def _from_file(typed: Mapping[str, Setting], environment: Mapping[str, Setting], folder: Path) -> dict[str, Setting]:
+    chosen = typed.get("config") or environment.get("config")
+    file = find_settings_file(folder, chosen.value if chosen else None)
+    if file is None:
+        return {}
+    content, where = read_settings_file(file), _shown(file, folder)
+    places = {flag.place: flag for flag in ALL_FLAGS.values() if flag.place is not None}
+    said = {}
+    for key, raw in _flatten(content, places, where):
+        flag = places[key]
+        if raw is None:
+            continue
+        value = _read(flag, raw, f"{where}: {key}", ConfigError)
+        said[flag.name] = Setting(_relative_to(flag, value, file.parent, folder), where, Rank.FILE)
+    return said
+
+
+def _flatten(content: Mapping[str, Any], places: Mapping[str, Flag], where: str) -> Iterator[tuple[str, Any]]:
+    """Nested or flat keys as the dotted places of the flags."""
+    sections = {place.partition(".")[0] for place in places if "." in place}
+    short = {place.rpartition(".")[2]: place for place in places}
+    seen: set[str] = set()
+    for raw_key, raw in content.items():
+        key = str(raw_key).replace("-", "_")
+        if key in sections:
+            if raw is not None and not isinstance(raw, Mapping):
+                raise ConfigError(f"{where}: {key} must hold settings such as {_example(key, places)}, not {raw!r}")
+            inner = [(f"{key}.{name}".replace("-", "_"), value) for name, value in (raw or {}).items()]
+        else:
+            inner = [(short.get(key, key), raw)]
+        for place, value in inner:
+            if place not in places:
+                raise ConfigError(_unknown(place, places, sections, where))
+            if place in seen:
+                raise ConfigError(f"{where}: {place} is said twice")
+            seen.add(place)
+            yield place, value
+
+
+def _example(section: str, places: Mapping[str, Flag]) -> str:
+    return next(place.partition(".")[2] for place in places if place.startswith(section + "."))
+
+
+def _unknown(place: str, places: Mapping[str, Flag], sections: Iterable[str], where: str) -> str:
+    section, _, last = place.rpartition(".")
+    if last == "trust_pickle":
+        return f"{where}: {_REFUSED}"
+    inside = [known for known in places if known.startswith(section + ".")] if section else [*places, *sections]
+    words = {known.rpartition(".")[2]: known for known in (*places, *inside)}
+    near = get_close_matches(last, [known.rpartition(".")[2] for known in inside], 1) or get_close_matches(
+        last, words, 1
+    )
+    if near:
+        return f"{where}: unknown key {place}; did you mean {words[near[0]] if not section else near[0]}?"
+    return f"{where}: unknown key {place}; known are {', '.join(sorted(k.rpartition('.')[2] for k in inside))}"
+
+
+def _read(flag: Flag, raw: Any, label: str, error: type[RectifyError]) -> Any:
+    """The value of one setting; every gate outside its range is a usage error, whoever says it."""
+    try:
+        if flag.many and flag.name != "arch_args":
+            return [flag.read(item) for item in (raw if isinstance(raw, list | tuple) else [raw])]
+        return flag.read(raw)
+    except ValueError as problem:
+        kind = UsageError if flag.panel == "Gates" else error
+        raise kind(f"{label} {problem}") from None
+
+
+def _relative_to(flag: Flag, value: Any, base: Path, folder: Path) -> Any:
+    if not flag.is_path or isinstance(value, dict):
+        return value
+    if isinstance(value, list):
+        return [_relative_to(flag, item, base, folder) for item in value]
+    if base.resolve() == folder.resolve():
+        return value
+    moved = base / value
+    # a word such as imagenet is a preset unless a file of that name lies beside the settings
+    return value if flag.name == "preprocess" and not moved.exists() else moved
+
+
+def _shown(file: Path, folder: Path) -> str:
+    try:
+        return str(file.relative_to(folder))
+    except ValueError:
+        return str(file)
+
+
+def show(settings: Settings) -> str:
+    """Every setting with its source, as YAML that can be saved as rectify.yaml."""
+    import yaml
+
+    lines = [f"# rectify {settings.command}: every setting and where it comes from"]
+    for name, flag in settings.flags.items():
+        value = settings[name]
+        if value is None or value == [] or name == "show_config":
+            continue
+        written = yaml.safe_dump(_plain(value), default_flow_style=True, width=10**6).removesuffix("...\n").strip()
+        line = f"{flag.name}: {written}"
+        lines.append(f"{line:<48}  # {settings.source(name)}")
+    return "\n".join(lines) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return {key: _plain(item) for key, item in value.items()} if isinstance(value, dict) else value

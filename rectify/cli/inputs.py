@@ -1,0 +1,176 @@
+"""From settings to what the library works on: the model, the images, the options."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rectify.cli.config import Settings
+from rectify.cli.options import GATE_NAMES
+from rectify.cli.terminal import Terminal
+from rectify.errors import UsageError
+
+if TYPE_CHECKING:
+    from rectify.files.architectures import Subject
+    from rectify.files.images import Pairs
+    from rectify.files.preprocess import Preprocess
+    from rectify.jobs import Inputs, Options
+
+FIELDS = ("input_size", "crop_pct", "interpolation", "mean", "std")
+
+
+def gather(settings: Settings, terminal: Terminal) -> Inputs:
+    """Open the model, then read the images that the settings name."""
+    from rectify.files.images import read_folder, read_labelled
+    from rectify.jobs import Inputs
+
+    check_pairs(settings)
+    model = settings["model"]
+    if model is None:
+        raise UsageError(f"which model? rectify {settings.command} model.pt, or `model: model.pt` in rectify.yaml")
+    subject = open_model(model, settings, terminal)
+    pairs = _pairs(settings, subject)
+    holdout, calibration, data = (settings.get(name) for name in ("holdout", "calibration", "data"))
+    inputs = Inputs(
+        subject=subject,
+        pairs=pairs,
+        holdout=None if holdout is None else _pairs_of(holdout, subject),
+        calibration=None if calibration is None else read_folder(calibration, subject.preprocess),
+        data=None if data is None else read_labelled(data, subject.preprocess, subject.num_classes),
+    )
+    for name in ("pairs", "holdout", "calibration", "data"):
+        found = getattr(inputs, name)
+        terminal.detail(f"{name}: {'none' if found is None else len(found)}")
+    return inputs
+
+
+def check_pairs(settings: Settings) -> None:
+    """Every clean image needs its partner, before anything slow begins."""
+    clean, poisoned = settings["clean"], settings["poisoned"]
+    if len(clean) != len(poisoned):
+        counts = f"{len(clean)} clean and {len(poisoned)} poisoned"
+        raise UsageError(f"--clean and --poisoned are matched by order, but there are {counts} images")
+    if clean and settings["pairs"] is not None:
+        raise UsageError("give --clean and --poisoned, or --pairs, not both")
+
+
+def _pairs(settings: Settings, subject: Subject) -> Pairs | None:
+    from rectify.files.images import read_pairs
+
+    if settings["pairs"] is not None:
+        return _pairs_of(settings["pairs"], subject)
+    if settings["clean"]:
+        return read_pairs(settings["clean"], settings["poisoned"], None, subject.preprocess)
+    return None
+
+
+def _pairs_of(source: Path, subject: Subject) -> Pairs:
+    from rectify.files.images import read_pairs
+
+    return read_pairs([], [], source, subject.preprocess)
+
+
+def open_model(path: Path, settings: Settings, terminal: Terminal) -> Subject:
+    """Read a checkpoint into its architecture, and say on stderr what was used."""
+    from rectify.files.architectures import open_subject
+
+    preprocess, fields = _preprocess(settings)
+    how: dict[str, Any] = {
+        name: settings[name]
+        for name in ("arch", "num_classes", "state_dict_key", "strip_prefix", "trust_pickle", "device")
+    }
+    how["arch_args"] = settings["arch_args"] or None
+    if settings["trust_pickle"]:
+        terminal.note(f"WARNING: --trust-pickle lets {path} run any code it contains")
+    terminal.start(f"opening {path.name}", None)
+    subject = open_subject(path, preprocess=preprocess, **how)
+    if preprocess is None and fields:  # the file's own preprocessing, with single values overridden
+        own = preprocess_from({**subject.preprocess.to_dict(), **fields})
+        subject = open_subject(path, preprocess=own, **how)
+    terminal.stop()
+    terminal.note(f"{path}: {subject.checkpoint.used}")
+    terminal.detail(
+        f"{subject.arch}, {subject.num_classes} classes, on {subject.device}, {subject.preprocess.to_dict()}"
+    )
+    return subject
+
+
+def _preprocess(settings: Settings) -> tuple[Preprocess | None, dict[str, Any]]:
+    """The preprocessing that the settings say in full, if they do, and the single fields that override."""
+    fields = {name: settings[name] for name in FIELDS if settings[name] is not None}
+    source = settings["preprocess"]
+    if source is None:
+        whole = {"input_size", "mean", "std"} <= set(fields)
+        return (preprocess_from(fields) if whole else None), fields
+    base = preprocess_from(source)
+    return (preprocess_from({**base.to_dict(), **fields}) if fields else base), fields
+
+
+def preprocess_from(source: Path | Mapping[str, Any]) -> Preprocess:
+    """Preprocessing from a file, a preset's name, or a mapping.
+
+    Raises
+    ------
+    PreprocessError
+        If the values make no sense or the name is unknown.
+    """
+    from rectify.files.preprocess import Preprocess, read_preprocess
+
+    if isinstance(source, Mapping):
+        return Preprocess.from_dict(dict(source), "the preprocessing settings")
+    return read_preprocess(source)
+
+
+def options(settings: Settings) -> Options:
+    """What judges and how to compute."""
+    from rectify.jobs import Options
+
+    gates = {name: settings[name] for name in GATE_NAMES if settings.get(name) is not None}
+    baseline = settings.get("baseline")
+    if baseline is not None:
+        gates.setdefault("max_regression", 0.0)
+    elif "max_regression" in gates:
+        raise UsageError("--max-regression needs --baseline report.json to compare with")
+    return Options(
+        fault=settings["fault"],
+        batch_size=settings["batch_size"],
+        seed=settings["seed"],
+        gates=gates,
+        baseline=None if baseline is None else read_baseline(baseline),
+        exit_zero=settings["exit_zero"],
+        cache_dir=cache_dir(settings),
+    )
+
+
+def read_baseline(path: Path) -> dict[str, Any]:
+    """An earlier JSON report.
+
+    Raises
+    ------
+    UsageError
+        If it is missing or is no report of rectify.
+    """
+    import json
+
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise UsageError(f"--baseline {path} cannot be read: {problem}") from None
+    if not isinstance(report, dict) or not isinstance(report.get("metrics"), dict) or "schema_version" not in report:
+        raise UsageError(f"--baseline {path} is no JSON report of rectify; write one with --report baseline.json")
+    return report
+
+
+def cache_dir(settings: Settings) -> Path | None:
+    """Where to keep second moments: the setting, else the user's cache folder; None with --no-cache."""
+    if settings["no_cache"]:
+        return None
+    if settings["cache_dir"] is not None:
+        return Path(settings["cache_dir"])
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "rectify"
+    except RuntimeError:  # no home folder
+        return None

@@ -1,0 +1,302 @@
+"""Every flag of the commands, said once: spelling, meaning, default, and its place in rectify.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from rectify.cli import values
+from rectify.cli.values import Reader
+
+PANELS = (
+    "Model",
+    "Pairs",
+    "Data",
+    "Preprocessing",
+    "Edit",
+    "Evaluate",
+    "Localize",
+    "Gates",
+    "Output",
+    "Compute",
+    "Settings",
+)
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One setting of the command line."""
+
+    name: str  # the setting; RECTIFY_<NAME> in the environment
+    spellings: tuple[str, ...]
+    panel: str
+    help: str
+    read: Reader = values.text
+    metavar: str = "TEXT"
+    default: Any = None
+    key: str | None = ""  # its place in rectify.yaml: "" = the name itself; None = not settable in a file
+    env: bool = True
+    many: bool = False  # may be repeated
+
+    @property
+    def place(self) -> str | None:
+        """The dotted key in rectify.yaml, or None."""
+        return self.name if self.key == "" else self.key
+
+    @property
+    def is_switch(self) -> bool:
+        """Takes no value."""
+        return self.read is values.switch
+
+    @property
+    def is_path(self) -> bool:
+        """Relative values are relative to the file that says them."""
+        return self.read is values.path or self.read is values.preprocess
+
+    @property
+    def label(self) -> str:
+        """How messages name it."""
+        return self.spellings[-1] if self.name == "out" else self.spellings[0]
+
+
+def _flag(name: str, panel: str, help: str, read: Reader = values.text, metavar: str = "TEXT", **more: Any) -> Flag:
+    spellings = more.pop("spellings", ("--" + name.replace("_", "-"),))
+    return Flag(name, spellings, panel, help, read, metavar, **more)
+
+
+def _switch(name: str, panel: str, help: str, **more: Any) -> Flag:
+    return _flag(name, panel, help, values.switch, "", default=False, key=None, **more)
+
+
+FAULTS = ("auto", "flip", "cue", "leak")
+FORMATS = ("text", "json", "markdown", "junit", "github")
+COLORS = ("auto", "always", "never")
+MODES = ("dynamic", "static")
+
+MODEL_ARGUMENT = Flag("model", (), "Model", "Checkpoint file or folder; rectify.yaml may name it instead.", values.path)
+
+MODEL = (
+    _flag("arch", "Model", "torchvision name, timm:NAME, or module:callable.", metavar="NAME"),
+    _flag(
+        "arch_args",
+        "Model",
+        "Argument of the architecture; repeatable.",
+        values.arguments,
+        "K=V",
+        many=True,
+        spellings=("--arch-arg",),
+    ),
+    _flag("num_classes", "Model", "Number of classes, if the file does not tell.", values.whole(1), "N"),
+    _flag("state_dict_key", "Model", "Where in the file the state dict lies.", metavar="KEY"),
+    _flag("strip_prefix", "Model", "Prefix to strip from tensor names.", metavar="PREFIX"),
+    _switch("trust_pickle", "Model", "Let the file run code while it is loaded. Recorded in the report.", env=False),
+)
+PAIRS = (
+    _flag(
+        "clean", "Pairs", "Clean image; repeatable, matched with --poisoned by order.", values.path, "PATH", many=True
+    ),
+    _flag(
+        "poisoned",
+        "Pairs",
+        "The same image with the fault; repeatable.",
+        values.path,
+        "PATH",
+        many=True,
+        spellings=("--poisoned", "--corrupted"),
+    ),
+    _flag("pairs", "Pairs", "Folder with clean/ and poisoned/, or CSV clean,poisoned[,label].", values.path, "DIR|CSV"),
+    _flag(
+        "fault",
+        "Pairs",
+        "What the fault is: a changed class, a cue, leaking attribution.",
+        values.one_of(*FAULTS),
+        "|".join(FAULTS),
+        default="auto",
+    ),
+)
+HOLDOUT = (_flag("holdout", "Pairs", "Pairs that only judge.", values.path, "DIR|CSV"),)
+CALIBRATION = (
+    _flag("calibration", "Data", "Unlabelled clean images, for the second moment of the keys.", values.path, "DIR"),
+)
+DATA = (_flag("data", "Data", "Labelled images (a folder a class); judges clean accuracy.", values.path, "DIR|CSV"),)
+PREPROCESS = (
+    _flag(
+        "preprocess",
+        "Preprocessing",
+        "YAML or JSON file, or imagenet, cifar10, mnist, fashion-mnist.",
+        values.preprocess,
+        "FILE|NAME",
+    ),
+    _flag("input_size", "Preprocessing", "Pixels, or channels,height,width.", values.size, "N|C,H,W", key=None),
+    _flag(
+        "crop_pct",
+        "Preprocessing",
+        "Share of the resized image that the centre crop keeps.",
+        values.number,
+        "X",
+        key=None,
+    ),
+    _flag("interpolation", "Preprocessing", "nearest, bilinear, bicubic, …", metavar="NAME", key=None),
+    _flag(
+        "mean",
+        "Preprocessing",
+        "Mean a channel in 0..1 units, such as 0.49,0.48,0.45.",
+        values.numbers,
+        "X,X,X",
+        key=None,
+    ),
+    _flag("std", "Preprocessing", "Standard deviation a channel.", values.numbers, "X,X,X", key=None),
+)
+COMPUTE = (
+    _flag("device", "Compute", "Where to compute.", values.device, "auto|cpu|cuda[:i]", default="auto"),
+    _flag("seed", "Compute", "Seed of everything random.", values.whole(0), "N", default=0),
+    _flag("batch_size", "Compute", "Images at a time.", values.whole(1), "N", default=64),
+    _flag("cache_dir", "Compute", "Where second moments are kept between runs.", values.path, "DIR"),
+    _switch("no_cache", "Compute", "Keep nothing between runs."),
+)
+OUTPUT = (
+    _flag("format", "Output", "The report on stdout.", values.one_of(*FORMATS), "|".join(FORMATS), default="text"),
+    _flag(
+        "report", "Output", "Report file by suffix .json .md .html .xml; repeatable.", values.path, "PATH", many=True
+    ),
+    _switch("quiet", "Output", "No progress and no notes on stderr.", spellings=("-q", "--quiet")),
+    _switch("verbose", "Output", "More notes on stderr.", spellings=("-v", "--verbose")),
+    _flag(
+        "color",
+        "Output",
+        "Colour in the text report.",
+        values.one_of(*COLORS),
+        "|".join(COLORS),
+        default="auto",
+        key=None,
+    ),
+    _switch("no_progress", "Output", "No progress bars."),
+)
+SETTINGS = (
+    _flag(
+        "config",
+        "Settings",
+        "Settings file; else the nearest rectify.yaml, else [tool.rectify] in pyproject.toml.",
+        values.path,
+        "FILE",
+        key=None,
+    ),
+    _switch("show_config", "Settings", "Print every setting and where it comes from, and stop.", env=False),
+    _switch("traceback", "Settings", "Show where an error was raised."),
+)
+
+
+def _gate(name: str, help: str, read: Reader = values.fraction) -> Flag:
+    return _flag(name, "Gates", help, read, "X", key=f"gates.{name}")
+
+
+MIN_EDITABILITY = _gate("min_editability", "The best layer's editability, at least.", values.floor)
+GATES = (
+    _gate("max_asr", "Attack success rate, at most."),
+    _gate("min_recovery", "Share of triggered images given their true class again, at least."),
+    _gate("min_accuracy", "Clean accuracy, at least."),
+    _gate("max_accuracy_drop", "Clean accuracy lost by the edit, at most."),
+    _gate("max_spurious_gap", "How far the cue moves the output, at most.", values.floor),
+    _gate("max_leakage", "Attribution on the null region, at most.", values.floor),
+)
+BASELINE = (
+    _flag("baseline", "Gates", "An earlier JSON report to compare with.", values.path, "FILE"),
+    _gate("max_regression", "How much worse than --baseline a figure may be [default: 0 with --baseline]."),
+)
+EXIT_ZERO = _switch("exit_zero", "Gates", "Exit 0 where a violated gate would exit 1.")
+EDIT = (
+    _flag(
+        "out",
+        "Edit",
+        "The repaired model [default: MODEL's stem + .rectified.safetensors].",
+        values.path,
+        "FILE",
+        spellings=("-o", "--out"),
+        key="edit.out",
+    ),
+    _flag("layer", "Edit", "The layer to edit.", metavar="auto|NAME", default="auto", key="edit.layer"),
+    _flag(
+        "mode",
+        "Edit",
+        "Layer by layer until the gap closes, or one edit.",
+        values.one_of(*MODES),
+        "|".join(MODES),
+        default="dynamic",
+        key="edit.mode",
+    ),
+    _flag("rank", "Edit", "Rank of the edit.", values.auto_or_rank, "auto|N", default="auto", key="edit.rank"),
+    _flag("delta", "Edit", "Write the edit alone, as low-rank factors.", values.path, "FILE", key="edit.delta"),
+    _flag(
+        "apply",
+        "Edit",
+        "Apply a delta file instead of searching for an edit.",
+        values.path,
+        "FILE",
+        key=None,
+        env=False,
+    ),
+    _switch("dry_run", "Edit", "Judge the edit and write no model.", env=False),
+    _switch("force", "Edit", "Overwrite an existing output; never the input.", env=False),
+    _flag(
+        "out_dtype",
+        "Edit",
+        "Write the edited tensors in this type.",
+        values.one_of("float32"),
+        "float32",
+        key="edit.out_dtype",
+    ),
+)
+AGAINST = (_flag("against", "Evaluate", "The model before the edit, to compare with.", values.path, "MODEL", key=None),)
+TRIAL = (
+    _flag(
+        "trial",
+        "Localize",
+        "Try an edit of each candidate layer and show what it gains.",
+        values.switch,
+        "",
+        default=False,
+        key=None,
+    ),
+)
+
+LOCALIZE_FLAGS = (
+    *MODEL,
+    *PAIRS,
+    *CALIBRATION,
+    *PREPROCESS,
+    *TRIAL,
+    MIN_EDITABILITY,
+    EXIT_ZERO,
+    *OUTPUT,
+    *COMPUTE,
+    *SETTINGS,
+)
+EDIT_FLAGS = (
+    *MODEL, *PAIRS, *HOLDOUT, *CALIBRATION, *DATA, *PREPROCESS, *EDIT, *GATES, MIN_EDITABILITY, *BASELINE, EXIT_ZERO,
+    *OUTPUT, *COMPUTE, *SETTINGS,
+)  # fmt: skip
+EVALUATE_FLAGS = (
+    *MODEL,
+    *PAIRS,
+    *HOLDOUT,
+    *DATA,
+    *PREPROCESS,
+    *AGAINST,
+    *GATES,
+    *BASELINE,
+    EXIT_ZERO,
+    *OUTPUT,
+    *COMPUTE,
+    *SETTINGS,
+)
+
+GATE_NAMES = (*(flag.name for flag in (*GATES, MIN_EDITABILITY)), "max_regression")
+
+
+def unique(flags: Iterable[Flag]) -> dict[str, Flag]:
+    """The flags by name."""
+    return {flag.name: flag for flag in flags}
+
+
+ALL_FLAGS = unique((MODEL_ARGUMENT, *LOCALIZE_FLAGS, *EDIT_FLAGS, *EVALUATE_FLAGS))

@@ -1,0 +1,93 @@
+"""Find and read rectify.yaml, or [tool.rectify] in pyproject.toml."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rectify.errors import ConfigError
+
+NAMES = ("rectify.yaml", "rectify.yml")
+
+
+def find_settings_file(folder: Path, chosen: Path | None) -> Path | None:
+    """The file asked for, else the nearest rectify.yaml upwards, else the nearest pyproject.toml with settings.
+
+    Raises
+    ------
+    ConfigError
+        If the file that was asked for is not there.
+    """
+    if chosen is not None:
+        file = chosen if chosen.is_absolute() else folder / chosen
+        if not file.is_file():
+            raise ConfigError(f"no such settings file: {chosen}")
+        return file
+    folders = [folder, *folder.parents]
+    for name_set in (NAMES, ("pyproject.toml",)):
+        for place in folders:
+            for file in (place / name for name in name_set):
+                if _is_file(file) and (file.suffix != ".toml" or _has_table(file)):
+                    return file
+    return None
+
+
+def _is_file(file: Path) -> bool:
+    try:
+        return file.is_file()
+    except OSError:  # a folder above that may not be looked into has no settings for us
+        return False
+
+
+def _has_table(file: Path) -> bool:
+    try:
+        return "tool.rectify" in file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def read_settings_file(file: Path) -> Mapping[str, Any]:
+    """The settings in a YAML file, or in the [tool.rectify] table of a TOML file.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read or does not hold ``key: value`` settings.
+    """
+    try:
+        written = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise ConfigError(f"{file.name} cannot be read: {problem}") from None
+    content = _toml(file, written) if file.suffix == ".toml" else _yaml(file, written)
+    if content is None:
+        return {}
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{file.name} must hold settings such as `model: model.pt`, not {type(content).__name__}")
+    return content
+
+
+def _yaml(file: Path, written: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(written)
+    except yaml.YAMLError as problem:
+        mark = getattr(problem, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark is not None else ""
+        raise ConfigError(f"{file.name}{where}: {getattr(problem, 'problem', None) or 'not YAML'}") from None
+
+
+def _toml(file: Path, written: str) -> Any:
+    try:
+        import tomllib
+    except ModuleNotFoundError:
+        raise ConfigError(f"{file.name}: settings in TOML need Python 3.11; put them into rectify.yaml") from None
+    try:
+        content = tomllib.loads(written)
+    except tomllib.TOMLDecodeError as problem:
+        raise ConfigError(f"{file.name}: {problem}") from None
+    table = content.get("tool", {}).get("rectify")
+    if table is None and file.name == "pyproject.toml":
+        return {}
+    return content if table is None else table

@@ -1,0 +1,161 @@
+"""The two streams: the report on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as RichProgress
+
+
+def write_stdout(text: str) -> None:
+    """Write and flush; a reader that went away is no error of ours."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        silence(sys.stdout)
+
+
+def write_stderr(line: str) -> None:
+    """One line on stderr, whatever has become of it."""
+    if sys.stderr is None:
+        return
+    try:
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        silence(sys.stderr)
+
+
+def silence(stream: IO[str]) -> None:
+    """Point a broken stream at nothing, so that Python does not complain about it when it exits."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, stream.fileno())
+        os.close(nothing)
+
+
+def tolerate_any_text() -> None:
+    """A layer or file name that the terminal's encoding does not have is escaped, not an exception."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError, OSError):
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
+def report_console(color: str) -> Console:
+    """The console of the text report. `auto` obeys NO_COLOR and FORCE_COLOR, and has no colour outside a terminal."""
+    from rich.console import Console
+
+    plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+    if color == "never":
+        return Console(color_system=None, no_color=True, **plain)
+    if color == "always":
+        return Console(force_terminal=True, no_color=False, color_system="standard", **plain)
+    return Console(**plain)
+
+
+class Silence:
+    """Progress that nobody sees."""
+
+    def start(self, label: str, total: int | None = None) -> None:
+        """Begin a step of ``total`` parts."""
+
+    def advance(self, n: int = 1) -> None:
+        """``n`` parts are done."""
+
+    def say(self, line: str) -> None:
+        """A note for the user."""
+
+    def stop(self) -> None:
+        """The step is done."""
+
+
+class Terminal:
+    """Notes and progress on stderr; leaving the context clears the progress bar.
+
+    Parameters
+    ----------
+    quiet
+        No notes, no progress.
+    verbose
+        Details too.
+    progress
+        Draw bars, if stderr is a terminal.
+    """
+
+    def __init__(self, *, quiet: bool = False, verbose: bool = False, progress: bool = True) -> None:
+        self.quiet = quiet
+        self.verbose = verbose
+        self._draws = progress and not quiet and sys.stderr is not None and sys.stderr.isatty()
+        self._bar: RichProgress | None = None
+        self._task: Any = None
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def note(self, line: str) -> None:
+        """Something the user should know; silent with --quiet."""
+        if not self.quiet:
+            self._line(line)
+
+    def detail(self, line: str) -> None:
+        """Something only --verbose shows."""
+        if self.verbose and not self.quiet:
+            self._line(line)
+
+    def say(self, line: str) -> None:
+        """A note of the library."""
+        self.note(line)
+
+    def start(self, label: str, total: int | None = None) -> None:
+        """Begin a step of ``total`` parts (None: unknown)."""
+        self.stop()
+        if not self._draws:
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = [TextColumn("{task.description}", markup=False), BarColumn(bar_width=24)]
+        self._bar = Progress(
+            *columns,
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=Console(stderr=True, highlight=False),
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._task = self._bar.add_task(label, total=total)
+        self._bar.start()
+
+    def advance(self, n: int = 1) -> None:
+        """``n`` parts of the step are done."""
+        if self._bar is not None:
+            self._bar.advance(self._task, n)
+
+    def stop(self) -> None:
+        """The step is done; its bar disappears."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _line(self, line: str) -> None:
+        if self._bar is None:
+            write_stderr(line)
+            return
+        from rich.text import Text
+
+        self._bar.console.print(Text(line), soft_wrap=True)

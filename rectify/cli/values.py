@@ -1,0 +1,181 @@
+"""What a flag, an environment variable or a line of rectify.yaml may say, and what it then means.
+
+A reader takes the raw value (text, or what YAML made of it) and returns the value, or raises ValueError with the
+end of a sentence that begins with the setting's name: "must be a whole number, not 'abc'".
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+Reader = Callable[[Any], Any]
+
+_YES = {"1", "true", "yes", "on"}
+_NO = {"0", "false", "no", "off"}
+
+
+def text(raw: Any) -> str:
+    """Any scalar as text: YAML reads ``layer: 4`` as a number."""
+    if isinstance(raw, bool) or not isinstance(raw, str | int | float) or raw == "":
+        raise ValueError(f"must be text, not {raw!r}")
+    return str(raw)
+
+
+def path(raw: Any) -> Path:
+    """A path; ``~`` is the home folder."""
+    if not isinstance(raw, str | Path) or not str(raw).strip():
+        raise ValueError(f"must be a path, not {raw!r}")
+    if "\0" in str(raw):
+        raise ValueError("must be a path without NUL bytes")
+    return Path(raw).expanduser()
+
+
+def switch(raw: Any) -> bool:
+    """On or off."""
+    word = str(raw).strip().lower()
+    if word in _YES | _NO:
+        return word in _YES
+    raise ValueError(f"must be true or false, not {raw!r}")
+
+
+def whole(least: int) -> Reader:
+    """A whole number of at least ``least``."""
+
+    def read(raw: Any) -> int:
+        try:
+            number = int(raw) if isinstance(raw, str) else raw
+        except ValueError:
+            number = None
+        if isinstance(number, bool) or not isinstance(number, int) or number < least:
+            raise ValueError(f"must be a whole number of at least {least}, not {raw!r}")
+        return number
+
+    return read
+
+
+def number(raw: Any) -> float:
+    """A finite number."""
+    try:
+        value = math.nan if isinstance(raw, bool) else float(raw)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"must be a number, not {raw!r}")
+    return value
+
+
+def fraction(raw: Any) -> float:
+    """A gate: a fraction in [0, 1]. ``5`` for five percent is a mistake worth its own words."""
+    value = number(raw)
+    if 1 < value <= 100:
+        raise ValueError(f"must be a fraction in [0, 1], not {raw}; {value:g} percent is {value / 100:g}")
+    if not 0 <= value <= 1:
+        raise ValueError(f"must be a fraction in [0, 1], not {raw}")
+    return value
+
+
+def floor(raw: Any) -> float:
+    """A gate on a score that has no upper bound (editability)."""
+    value = number(raw)
+    if value < 0:
+        raise ValueError(f"must be at least 0, not {raw}")
+    return value
+
+
+def one_of(*names: str) -> Reader:
+    """One of a few words."""
+
+    def read(raw: Any) -> str:
+        word = text(raw)
+        if word in names:
+            return word
+        near = get_close_matches(word, names, 1)
+        raise ValueError(f"must be {'|'.join(names)}, not {word!r}" + (f"; did you mean {near[0]}?" if near else ""))
+
+    return read
+
+
+def auto_or_rank(raw: Any) -> str:
+    """``auto`` or a whole number of at least 1, as text."""
+    if raw == "auto":
+        return "auto"
+    try:
+        return str(whole(1)(raw))
+    except ValueError:
+        raise ValueError(f"must be auto or a whole number of at least 1, not {raw!r}") from None
+
+
+def device(raw: Any) -> str:
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:1``."""
+    word = text(raw)
+    if re.fullmatch(r"auto|cpu|cuda(:\d+)?", word) is None:
+        raise ValueError(f"must be auto, cpu, cuda or cuda:N, not {word!r}")
+    return word
+
+
+def arguments(raw: Any) -> dict[str, Any]:
+    """``k=v`` (or a list of them, or a mapping) as keyword arguments; a value is a Python literal, else text."""
+    if isinstance(raw, Mapping):
+        pairs = [(str(key), value) for key, value in raw.items()]
+    else:
+        items = [raw] if isinstance(raw, str) else raw
+        if not isinstance(items, Sequence):
+            raise ValueError(f"must be k=v, not {raw!r}")
+        pairs = [_argument(item) for item in items]
+    for key, _ in pairs:
+        if not key.isidentifier():
+            raise ValueError(f"must be k=v with a Python name as k, not {key!r}")
+    return dict(pairs)
+
+
+def _argument(item: Any) -> tuple[str, Any]:
+    key, equals, value = str(item).partition("=")
+    if not equals:
+        raise ValueError(f"must be k=v, not {item!r}")
+    return key.strip(), literal(value.strip())
+
+
+def literal(word: str) -> Any:
+    """A Python literal (or YAML's true, false, null), else the text itself."""
+    plain = {"true": True, "false": False, "null": None}
+    if word in plain:
+        return plain[word]
+    try:
+        return ast.literal_eval(word)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return word
+
+
+def numbers(raw: Any) -> list[float]:
+    """``0.49,0.48,0.45``: one number a channel."""
+    items = re.split(r"[,\s]+", raw.strip("[]() ")) if isinstance(raw, str) else raw
+    if not isinstance(items, list | tuple):
+        items = [items]
+    try:
+        return [number(item) for item in items]
+    except ValueError:
+        raise ValueError(f"must be numbers with commas between them, such as 0.49,0.48,0.45, not {raw!r}") from None
+
+
+def size(raw: Any) -> int | list[int]:
+    """``32``, ``3,32,32`` or ``3x32x32``: pixels, or channels, height and width."""
+    items = re.split(r"[,x\s]+", raw.strip("[]() ")) if isinstance(raw, str) else raw
+    items = list(items) if isinstance(items, list | tuple) else [items]
+    try:
+        values: list[int] = [whole(1)(item) for item in items]
+    except ValueError:
+        values = []
+    if len(values) not in (1, 3):
+        raise ValueError(f"must be a number of pixels, or channels,height,width, not {raw!r}")
+    return values[0] if len(values) == 1 else values
+
+
+def preprocess(raw: Any) -> Any:
+    """A file or a preset's name as a path, or a mapping with timm's names."""
+    return dict(raw) if isinstance(raw, Mapping) else path(raw)
