@@ -1,0 +1,321 @@
+"""The network that a checkpoint belongs to: built from torchvision, timm or the user's code, and loaded strictly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rectify.errors import ArchitectureError, PreprocessError, UsageError
+from rectify.files.builders import construct, guess_classes, timm_preprocess
+from rectify.files.checkpoint import Checkpoint, read_checkpoint
+from rectify.files.imports import current_folder_importable
+from rectify.files.preprocess import Preprocess
+from rectify.files.words import listed, plain, reason
+
+_COUNTER = "num_batches_tracked"
+
+
+@dataclass
+class Subject:
+    """The model under repair.
+
+    Attributes
+    ----------
+    network : nn.Module
+        In eval mode, float32, without gradients, on `device`.
+    checkpoint : Checkpoint
+        The file it came from, with the tensors in their original dtypes.
+    arch : str
+        The architecture, as a value of ``--arch``.
+    arch_args : dict
+        What the architecture was called with.
+    num_classes : int
+        Number of logits.
+    preprocess : Preprocess
+        How pictures become its input.
+    device : torch.device
+        Where it lives.
+    """
+
+    network: nn.Module
+    checkpoint: Checkpoint
+    arch: str
+    arch_args: dict[str, Any]
+    num_classes: int
+    preprocess: Preprocess
+    device: torch.device
+
+
+def build(
+    arch: str,
+    *,
+    num_classes: int | None,
+    arch_args: Mapping[str, Any],
+    state: Mapping[str, Tensor] | None = None,
+    user_named: bool = True,
+) -> nn.Module:
+    """Build a network with fresh weights.
+
+    Parameters
+    ----------
+    arch : str
+        A torchvision classifier, ``timm:NAME``, or ``module:callable`` from the current folder or PYTHONPATH.
+    num_classes : int, optional
+        Number of classes; None takes it from `state` if it shows there, else the architecture's default.
+    arch_args : mapping
+        Further keyword arguments.
+    state : mapping of str to Tensor, optional
+        The tensors that will be loaded.
+    user_named : bool
+        False where a file names the architecture: then code is imported only from the current folder and PYTHONPATH,
+        and only what is defined there is called.
+
+    Returns
+    -------
+    nn.Module
+        In the mode that the builder leaves it in.
+
+    Raises
+    ------
+    ArchitectureError
+        If the name is unknown (nearest matches are named) or the builder fails.
+    """
+    if num_classes is not None and num_classes < 2:
+        raise ArchitectureError(f"--num-classes {num_classes}: a classifier has 2 classes or more")
+    network = construct(arch, num_classes, arch_args, user_named)
+    if num_classes is None and state is not None:
+        guess = guess_classes(network, state) if network is not None else guess_classes(None, state)
+        if guess is not None:
+            network = construct(arch, guess, arch_args, user_named)
+    if network is None:
+        raise ArchitectureError(f"{plain(arch)} needs num_classes: pass --num-classes N")
+    return network
+
+
+def load_into(network: nn.Module, checkpoint: Checkpoint) -> None:
+    """Load a checkpoint strictly; afterwards the network is float32, in eval mode, without gradients.
+
+    Counters ``num_batches_tracked`` that old files lack, and tensors that the network shares with others which are
+    there, do not count as missing.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Changed in place.
+    checkpoint : Checkpoint
+        The tensors; low precision is widened.
+
+    Raises
+    ------
+    ArchitectureError
+        If names or shapes differ, with a short diff.
+    """
+    network.float()
+    expected = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
+    missing = [name for name in _missing(expected, checkpoint.state) if not name.endswith(_COUNTER)]
+    unexpected = [name for name in checkpoint.state if name not in expected]
+    shared = expected.keys() & checkpoint.state.keys()
+    wrong = [name for name in expected if name in shared and expected[name].shape != checkpoint.state[name].shape]
+    if missing or unexpected or wrong:
+        raise ArchitectureError(_diff(expected, checkpoint, missing, unexpected, wrong))
+    try:
+        network.load_state_dict(checkpoint.state, strict=False)
+    except Exception as error:  # the network's own loading hooks may raise anything
+        raise ArchitectureError(f"{plain(checkpoint.path)} does not load: {reason(error)}") from None
+    network.eval().requires_grad_(False)
+
+
+def _missing(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    """Names that the file lacks, but for tied tensors: safetensors files keep only one name of each."""
+    present = {(expected[name].data_ptr(), expected[name].shape) for name in expected.keys() & state.keys()}
+    return [n for n, value in expected.items() if n not in state and (value.data_ptr(), value.shape) not in present]
+
+
+def _diff(
+    expected: Mapping[str, Tensor], checkpoint: Checkpoint, missing: list[str], unexpected: list[str], wrong: list[str]
+) -> str:
+    """One line: how many and the first three of each kind, and what to try."""
+    parts = []
+    if missing:
+        parts.append(f"{len(missing)} missing ({listed(missing)})")
+    if unexpected:
+        parts.append(f"{len(unexpected)} unexpected ({listed(unexpected)})")
+    if wrong:
+        shapes = [f"{n} {_shape(checkpoint.state[n])} in the file, {_shape(expected[n])} expected" for n in wrong]
+        parts.append(f"{len(wrong)} wrong-shaped ({listed(shapes)})")
+    hint = _hint(expected, checkpoint.state, wrong, bool(missing or unexpected))
+    return f"{plain(checkpoint.path)} does not fit the architecture: {'; '.join(parts)}. {hint}"
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def _hint(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], wrong: list[str], names_differ: bool) -> str:
+    first = next(iter(expected), "")
+    prefix = next((name.removesuffix(first) for name in state if first and name.endswith("." + first)), "")
+    if prefix and all(prefix + name in state for name in expected if not name.endswith(_COUNTER)):
+        return f"Pass --strip-prefix {plain(prefix)}"
+    firsts = {state[name].shape[:1] for name in wrong}
+    if not names_differ and len(firsts) == 1 and all(state[n].shape[1:] == expected[n].shape[1:] for n in wrong):
+        return f"Pass --num-classes {state[wrong[0]].shape[0]}, or check --arch and --arch-arg"
+    return "Check --arch, --num-classes and --arch-arg"
+
+
+def resolve_device(device: str) -> torch.device:
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:i`` as a device that is there.
+
+    Raises
+    ------
+    UsageError
+        If it is none of these or this machine does not have it.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = device.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdecimal()) or (kind == "cpu" and index):
+        raise UsageError(f"--device {plain(device)}: one of auto, cpu, cuda, cuda:0, cuda:1, …")
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(index or 0) >= count:
+            found = f"only {count} CUDA device(s)" if count else "no CUDA device"
+            raise UsageError(f"--device {device}: {found} here; pass --device cpu or auto")
+    return torch.device(device)
+
+
+def open_subject(
+    path: Path,
+    *,
+    arch: str | None = None,
+    arch_args: Mapping[str, Any] | None = None,
+    num_classes: int | None = None,
+    state_dict_key: str | None = None,
+    strip_prefix: str | None = None,
+    trust_pickle: bool = False,
+    preprocess: Preprocess | None = None,
+    preprocess_overrides: Mapping[str, Any] | None = None,
+    device: str = "auto",
+) -> Subject:
+    """Read a checkpoint, build its network, load it, and try it on a blank image.
+
+    Parameters
+    ----------
+    path : Path
+        Checkpoint file or model folder.
+    arch : str, optional
+        Overrides what the file says.
+    arch_args : mapping, optional
+        Keyword arguments of the architecture, over those that the file names.
+    num_classes : int, optional
+        Overrides what the file says.
+    state_dict_key, strip_prefix, trust_pickle
+        As in `read_checkpoint`.
+    preprocess : Preprocess, optional
+        Overrides what the file says.
+    preprocess_overrides : mapping, optional
+        Single values (``input_size``, ``mean``, …) over whichever preprocessing is used.
+    device : str
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
+
+    Returns
+    -------
+    Subject
+        The model under repair.
+
+    Raises
+    ------
+    CheckpointError, ArchitectureError, PreprocessError, UsageError
+        One line with what to type next.
+    """
+    place = resolve_device(device)
+    checkpoint = read_checkpoint(
+        path, state_dict_key=state_dict_key, strip_prefix=strip_prefix, trust_pickle=trust_pickle
+    )
+    name = _choose_arch(arch, checkpoint)
+    args = {**(checkpoint.arch_args if arch in (None, checkpoint.arch) else {}), **(arch_args or {})}
+    classes = num_classes if num_classes is not None else checkpoint.num_classes
+    settings = _choose_preprocess(arch, checkpoint, preprocess, preprocess_overrides or {})
+    try:
+        network = build(name, num_classes=classes, arch_args=args, state=checkpoint.state, user_named=arch is not None)
+    except ArchitectureError as error:
+        if arch is None:
+            raise ArchitectureError(f"{error} (named by {checkpoint.arch_source}; --arch overrides it)") from None
+        raise
+    load_into(network, checkpoint)
+    network.to(place)
+    count = _try(network, settings, place, num_classes)
+    return Subject(network, checkpoint, name, args, count, settings, place)
+
+
+def _choose_arch(arch: str | None, checkpoint: Checkpoint) -> str:
+    if arch:
+        return arch
+    name = checkpoint.arch
+    if name is None:
+        raise ArchitectureError(
+            f"{plain(checkpoint.path)} does not say its architecture: pass --arch with a torchvision name (resnet18), "
+            "timm:NAME, or module:callable"
+        )
+    if name.startswith("transformers:"):
+        raise ArchitectureError(
+            f"{plain(checkpoint.path)} is a {plain(name.removeprefix('transformers:'))} of transformers, which rectify "
+            "does not build: pass --arch module:callable returning a network with these tensors and plain logits"
+        )
+    is_code = ":" in name and not name.startswith("timm:")
+    if is_code and checkpoint.arch_source != "the file's rectify metadata":
+        raise ArchitectureError(f"{plain(checkpoint.path)} asks to import {plain(name)}: to do so pass --arch yourself")
+    return name
+
+
+def _choose_preprocess(
+    arch: str | None, checkpoint: Checkpoint, given: Preprocess | None, overrides: Mapping[str, Any]
+) -> Preprocess:
+    found = given or checkpoint.preprocess
+    if found is None and arch is not None and arch.startswith("timm:"):
+        found = timm_preprocess(arch)
+    if found is not None and not overrides:
+        return found
+    if found is None and not overrides:
+        raise PreprocessError(
+            f"the preprocessing of {plain(checkpoint.path)} is unknown: pass --preprocess FILE, "
+            "a preset (imagenet, cifar10, …), or --input-size, --mean and --std"
+        )
+    values = {**(found.to_dict() if found else {}), **overrides}
+    if found and isinstance(overrides.get("input_size"), int) and "mean" not in overrides:
+        values["input_size"] = [found.input_size[0], overrides["input_size"], overrides["input_size"]]
+    return Preprocess.from_dict(values, "--preprocess and its flags")
+
+
+def _try(network: nn.Module, preprocess: Preprocess, device: torch.device, num_classes: int | None) -> int:
+    """Run one blank image through; return the number of classes."""
+    size = preprocess.input_size
+    shape = "x".join(map(str, size))
+    first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
+    if first is not None and first.in_channels != size[0] and first.in_channels in (1, 3):
+        raise PreprocessError(
+            f"the network takes {first.in_channels} channel(s) and the preprocessing gives {size[0]}: "
+            f"give mean and std {first.in_channels} value(s) each"
+        )
+    try:
+        with torch.no_grad(), current_folder_importable():
+            output = network(torch.zeros(1, *size, device=device))
+    except Exception as error:  # the user's code may raise anything
+        raise ArchitectureError(
+            f"the network fails on an image of {shape} ({reason(error)}): check --input-size, --arch and --arch-arg"
+        ) from None
+    if not isinstance(output, Tensor):
+        raise ArchitectureError(
+            f"the network returns a {type(output).__name__}, not logits: wrap it in a module:callable that returns them"
+        )
+    if output.ndim != 2 or output.shape[0] != 1 or output.shape[1] < 2:
+        raise ArchitectureError(
+            f"the network returns a tensor of {_shape(output)} for one image, not 1 x classes: it is no classifier"
+        )
+    if num_classes is not None and output.shape[1] != num_classes:
+        raise ArchitectureError(f"the network has {output.shape[1]} classes, --num-classes says {num_classes}")
+    return int(output.shape[1])

@@ -1,0 +1,150 @@
+"""Files written whole or not at all, and the sha256 of files. No torch here: reports use it too."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from collections.abc import Collection
+from pathlib import Path
+
+from rectify.errors import CheckpointError, OutputError
+from rectify.files.words import no_such_file, plain, reason
+
+_BLOCK = 1 << 20
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file's bytes.
+
+    Parameters
+    ----------
+    path : Path
+        A file.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+
+    Raises
+    ------
+    CheckpointError
+        If the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    except FileNotFoundError:
+        raise CheckpointError(no_such_file(path)) from None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {plain(path)}: {reason(error)}") from None
+    return digest.hexdigest()
+
+
+def check_target(path: Path, *, force: bool, never: Collection[Path] = ()) -> None:
+    """Say early, before the work, that a result could not be written.
+
+    Parameters
+    ----------
+    path : Path
+        The file that is to be written.
+    force : bool
+        Whether an existing file may be replaced.
+    never : collection of Path
+        Files that are not to be replaced even so: the inputs, also by way of a link.
+
+    Raises
+    ------
+    OutputError
+        If the file may not be written, with what to type instead.
+    """
+    for other in never:
+        if _same(path, other):
+            raise OutputError(f"{plain(path)} is the input {plain(other)}, never overwritten: give -o another name")
+    if path.is_dir():
+        raise OutputError(f"{plain(path)} is a folder: give a file name, such as {plain(path / 'out.safetensors')}")
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{plain(path)} is a device or a pipe: give the name of an ordinary file")
+    if os.path.lexists(path) and not force:
+        raise OutputError(f"{plain(path)} exists already: add --force to replace it, or give -o another name")
+    folder = path.parent
+    if not folder.is_dir():
+        if folder.exists():
+            raise OutputError(f"cannot write {plain(path)}: {plain(folder)} is a file, not a folder")
+        raise OutputError(f"cannot write {plain(path)}: no folder {plain(folder)}; type: mkdir -p {plain(folder)}")
+
+
+def _same(path: Path, other: Path) -> bool:
+    try:
+        return path.resolve() == other.resolve() or path.samefile(other)
+    except (OSError, RuntimeError):  # not there, or a loop of links
+        return False
+
+
+def write_atomic(path: Path, data: bytes | str, *, force: bool = True) -> None:
+    """Write a file whole: into a temporary file beside it, to the disk, then renamed.
+
+    Killed at any time it leaves the old file (or none) and at most a ``.NAME.*.partial`` beside it, which
+    nothing ever reads.
+
+    Parameters
+    ----------
+    path : Path
+        The target.
+    data : bytes or str
+        What to write; text is written as UTF-8.
+    force : bool
+        Whether an existing file may be replaced.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written, with what to type instead.
+    """
+    check_target(path, force=force)
+    content = data.encode() if isinstance(data, str) else data
+    partial = path.parent / f".{_short(path.name)}.{secrets.token_hex(4)}.partial"
+    try:
+        _write_and_sync(partial, content)
+        os.replace(partial, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        folder = path.parent.resolve()
+        raise OutputError(
+            f"cannot write {plain(path)}: {reason(error)}; make room or rights in {plain(folder)}, or name another file"
+        ) from None
+    finally:
+        partial.unlink(missing_ok=True) if partial.parent.is_dir() else None
+
+
+def _short(name: str) -> str:
+    """Room for the random part within the 255 bytes that file systems allow."""
+    return name if len(name.encode()) <= 220 else name.encode()[:220].decode(errors="ignore")
+
+
+def _write_and_sync(partial: Path, content: bytes) -> None:
+    # os.open with 0o666 gives the rights that the user's umask asks for; tempfile would give 0o600.
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    with os.fdopen(descriptor, "wb") as file:
+        view = memoryview(content)
+        for start in range(0, len(view), _BLOCK):
+            file.write(view[start : start + _BLOCK])
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself last; file systems that cannot do this are left alone."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,96 @@
+"""Picture files decoded the way a person sees them."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from rectify.errors import ImageError
+from rectify.files.words import no_such_file, plain, reason
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm"})
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of an image file.
+
+    Raises
+    ------
+    ImageError
+        If there is no such file, or it cannot be read, or is empty.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise ImageError(no_such_file(path)) from None
+    except IsADirectoryError:
+        raise ImageError(f"{plain(path)} is a folder, not an image") from None
+    except OSError as error:
+        raise ImageError(f"cannot read {plain(path)}: {reason(error)}") from None
+    if not content:
+        raise ImageError(f"{plain(path)} is empty (0 bytes), not an image")
+    return content
+
+
+def decode(path: Path, content: bytes) -> Image.Image:
+    """Decode an image file: upright, 8 bit, grey or RGB, transparency over white, the first frame.
+
+    Parameters
+    ----------
+    path : Path
+        For messages.
+    content : bytes
+        The file's bytes.
+
+    Returns
+    -------
+    PIL.Image.Image
+        Of mode ``L`` or ``RGB``.
+
+    Raises
+    ------
+    ImageError
+        If it is no image, damaged, too large, or of floating-point values.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content)) as image:
+                image.seek(0)
+                image.load()
+                return _plain_mode(path, ImageOps.exif_transpose(image))
+    except ImageError:
+        raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise ImageError(f"{plain(path)} has too many pixels: scale it down first") from None
+    except MemoryError:
+        raise ImageError(f"{plain(path)} does not fit into memory: scale it down first") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"{plain(path)} is no image that can be read: use PNG or JPEG") from None
+    except Exception as error:  # Pillow's decoders raise what a damaged file leads them to
+        raise ImageError(f"{plain(path)} is a damaged image ({plain(reason(error))}): save it again") from None
+
+
+def _plain_mode(path: Path, image: Image.Image) -> Image.Image:
+    if image.mode in ("L", "RGB"):
+        if "transparency" not in image.info:
+            return image
+        image = image.convert("RGBA" if image.mode == "RGB" else "LA")
+    if image.mode.startswith("I"):
+        # 16-bit greys arrive as I;16 or I; PIL's own conversion cuts them off at 255.
+        values = np.asarray(image).astype(np.int64)
+        return Image.fromarray(np.clip((values + 128) // 257, 0, 255).astype(np.uint8))
+    if image.mode == "F":
+        raise ImageError(f"{plain(path)} holds floating-point values: save it as 8-bit PNG")
+    if image.mode == "P":
+        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        whole = image.convert("RGBA")
+        white = Image.new("RGBA", whole.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, whole).convert("L" if image.mode in ("LA", "La") else "RGB")
+    return image.convert("L" if image.mode == "1" else "RGB")

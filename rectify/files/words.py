@@ -1,0 +1,83 @@
+"""Pieces of the one-line messages: names made printable, short lists, the nearest match."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+
+def plain(text: object, limit: int = 100) -> str:
+    """Text from a file made fit for one line of a terminal: no control characters, not too long.
+
+    Parameters
+    ----------
+    text : object
+        Anything; ``str(text)`` is shown.
+    limit : int
+        Longest result, in characters.
+
+    Returns
+    -------
+    str
+        Printable text. Newlines, escape sequences and the like appear as ``\\x1b``.
+    """
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in str(text))
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def listed(names: Iterable[object], limit: int = 3) -> str:
+    """The first few names and how many more there are: ``a, b, c and 4 more``."""
+    items = list(names)
+    text = ", ".join(plain(name) for name in items[:limit])
+    return f"{text} and {len(items) - limit} more" if len(items) > limit else text
+
+
+def nearest(word: str, options: Iterable[str], limit: int = 3) -> list[str]:
+    """The options most like `word`, best first; case does not count."""
+    by_lower = {option.lower(): option for option in options}
+    return [by_lower[match] for match in difflib.get_close_matches(word.lower(), by_lower, limit, 0.5)]
+
+
+def did_you_mean(word: str, options: Sequence[str]) -> str:
+    """``did you mean a, b?``, or the options themselves when none is near (empty when there is none)."""
+    close = nearest(word, options)
+    if close:
+        return f"did you mean {listed(close)}?"
+    return f"one of {listed(options, 8)}" if options else ""
+
+
+def no_such_file(path: Path) -> str:
+    """One line for a path that does not exist, with the nearest names that do.
+
+    Parameters
+    ----------
+    path : Path
+        The missing path.
+
+    Returns
+    -------
+    str
+        Text that names the first missing folder, or the nearest files beside the missing one.
+    """
+    parent = path.parent
+    if not parent.is_dir():
+        while not parent.parent.is_dir():
+            parent = parent.parent
+        return f"no such file: {plain(path)}; the folder {plain(parent)} does not exist"
+    try:
+        names = sorted(entry.name for entry in parent.iterdir() if not entry.name.startswith("."))
+    except OSError:
+        names = []
+    close = [str(parent / name) if parent != Path() else name for name in nearest(path.name, names)]
+    if close:
+        return f"no such file: {plain(path)}; did you mean {listed(close)}?"
+    return f"no such file: {plain(path)}; look with: ls {plain(parent)}"
+
+
+def reason(error: BaseException) -> str:
+    """An exception as part of a line: its type and the first line of its message."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {plain(lines[0], 160)}" if lines else type(error).__name__
