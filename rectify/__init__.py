@@ -37,9 +37,11 @@ def preprocessing(source: StrPath | Mapping[str, Any]) -> Preprocess:
     PreprocessError
         If a value makes no sense, or the name is neither a file nor a preset.
     """
-    from rectify.cli.inputs import preprocess_from
+    from rectify.files.preprocess import Preprocess, read_preprocess
 
-    return preprocess_from(source if isinstance(source, Mapping) else Path(source))
+    if isinstance(source, Mapping):
+        return Preprocess.from_dict(dict(source), "the preprocessing")
+    return read_preprocess(Path(source))
 
 
 def load(path: StrPath, **how: Any) -> Subject:
@@ -103,7 +105,7 @@ def localize(
     from rectify import jobs
 
     inputs = jobs.Inputs(subject=subject, pairs=pairs, holdout=None, calibration=calibration, data=None)
-    report: dict[str, Any] = jobs.run_localize(inputs, jobs.Options(**options), trial=trial, progress=_silence())
+    report: dict[str, Any] = jobs.run_localize(inputs, jobs.Options(**options), trial=trial, progress=_Silence())
     return report
 
 
@@ -134,7 +136,7 @@ def edit(
     choices: dict[str, Any] = {"delta": None, "apply": None, "dry_run": False, "force": False, "out_dtype": None}
     choices |= how or {}
     wanted = jobs.Options(**options)
-    report: dict[str, Any] = jobs.run_edit(inputs, wanted, out=Path(out), progress=_silence(), **choices)
+    report: dict[str, Any] = jobs.run_edit(inputs, wanted, out=Path(out), progress=_Silence(), **choices)
     return report
 
 
@@ -157,11 +159,21 @@ def evaluate(
     from rectify import jobs
 
     inputs = jobs.Inputs(subject=subject, pairs=pairs, holdout=holdout, calibration=None, data=data)
-    report: dict[str, Any] = jobs.run_evaluate(inputs, jobs.Options(**options), against=against, progress=_silence())
+    report: dict[str, Any] = jobs.run_evaluate(inputs, jobs.Options(**options), against=against, progress=_Silence())
     return report
 
 
-def _silence() -> Any:
-    from rectify.cli.terminal import Silence
+class _Silence:
+    """Progress that nobody sees."""
 
-    return Silence()
+    def start(self, label: str, total: int | None = None) -> None:
+        pass
+
+    def advance(self, n: int = 1) -> None:
+        pass
+
+    def say(self, line: str) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass

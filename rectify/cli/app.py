@@ -15,8 +15,8 @@ import typer
 from rectify import __version__
 from rectify.cli import edit, evaluate, localize
 from rectify.cli.config import Settings, resolve, show
-from rectify.cli.skin import Group, Request, add_command, usage_message
-from rectify.cli.terminal import Terminal, tolerate_any_text, write_stderr, write_stdout
+from rectify.cli.skin import HELP, Group, Request, add_command, usage_message
+from rectify.cli.terminal import Terminal, silence, tolerate_any_text, write_stderr, write_stdout
 from rectify.errors import ExitCode, RectifyError, UsageError
 
 COMMANDS = {"localize": localize, "edit": edit, "evaluate": evaluate}
@@ -25,7 +25,7 @@ _CLICK_ERROR: type[Exception] = typer.BadParameter.__mro__[2]  # Click's base cl
 
 
 class _Rectify(Group):
-    example = "rectify edit model.pt --arch resnet18 --preprocess cifar10 --clean a.png --poisoned b.png"
+    example = "rectify edit model.pt --arch resnet18 --preprocess imagenet \\\n    --clean a.png --poisoned b.png"
 
 
 def _version(asked: bool) -> None:
@@ -36,7 +36,7 @@ def _version(asked: bool) -> None:
 
 def build() -> typer.Typer:
     """The command line with all its commands; nothing is run."""
-    app = typer.Typer(cls=_Rectify, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=True)
+    app = typer.Typer(cls=_Rectify, rich_markup_mode=None, pretty_exceptions_enable=False, context_settings=HELP)
 
     @app.callback(help="Find the layer of an image classifier that carries a fault, repair it, verify the repair.")
     def top(
@@ -75,6 +75,11 @@ def _parse(words: list[str]) -> Request | int:
         raise UsageError(usage_message(problem, list(COMMANDS))) from None
     except (typer.Abort, EOFError):
         raise KeyboardInterrupt from None
+    except SystemExit:  # Typer's way of ending a completion, and a help page that nobody reads any more
+        if _COMPLETION in os.environ:
+            raise
+        silence(sys.stdout)
+        return int(ExitCode.OK)
     return outcome if isinstance(outcome, Request) else int(outcome or 0)
 
 

@@ -189,13 +189,15 @@ def _flatten(content: Mapping[str, Any], places: Mapping[str, Flag], where: str)
 
 
 def _example(section: str, places: Mapping[str, Flag]) -> str:
-    return next(place.partition(".")[2] for place in places if place.startswith(section + "."))
+    return ", ".join([place.partition(".")[2] for place in places if place.startswith(section + ".")][:3])
 
 
 def _unknown(place: str, places: Mapping[str, Flag], sections: Iterable[str], where: str) -> str:
     section, _, last = place.rpartition(".")
     if last == "trust_pickle":
         return f"{where}: {_REFUSED}"
+    if last in ALL_FLAGS and ALL_FLAGS[last].place is None:
+        return f"{where}: {last} is not for a file; say {ALL_FLAGS[last].label} on the command line"
     inside = [known for known in places if known.startswith(section + ".")] if section else [*places, *sections]
     words = {known.rpartition(".")[2]: known for known in (*places, *inside)}
     near = get_close_matches(last, [known.rpartition(".")[2] for known in inside], 1) or get_close_matches(
@@ -224,9 +226,15 @@ def _relative_to(flag: Flag, value: Any, base: Path, folder: Path) -> Any:
         return [_relative_to(flag, item, base, folder) for item in value]
     if base.resolve() == folder.resolve():
         return value
-    moved = base / value
-    # a word such as imagenet is a preset unless a file of that name lies beside the settings
-    return value if flag.name == "preprocess" and not moved.exists() else moved
+    if flag.name == "preprocess" and not (base / value).exists():
+        return value  # a preset such as imagenet, as no file of that name lies beside the settings
+    return _moved(base / value, folder.resolve())
+
+
+def _moved(path: Path, folder: Path) -> Path:
+    """The path without detours, seen from ``folder`` where it lies inside; a link itself is not followed."""
+    direct = path.resolve() if path.name in ("", "..") else path.parent.resolve() / path.name
+    return direct.relative_to(folder) if direct.is_relative_to(folder) else direct
 
 
 def _shown(file: Path, folder: Path) -> str:
@@ -243,10 +251,10 @@ def show(settings: Settings) -> str:
     lines = [f"# rectify {settings.command}: every setting and where it comes from"]
     for name, flag in settings.flags.items():
         value = settings[name]
-        if value is None or value == [] or name == "show_config":
+        if value is None or value in ([], False) or name == "show_config":
             continue
         written = yaml.safe_dump(_plain(value), default_flow_style=True, width=10**6).removesuffix("...\n").strip()
-        line = f"{flag.name}: {written}"
+        line = f"{flag.name}: {written}" if flag.place else f"# {flag.label} {written}"
         lines.append(f"{line:<48}  # {settings.source(name)}")
     return "\n".join(lines) + "\n"
 

@@ -16,7 +16,7 @@ ABOUT = """Repair the model with a small weight edit, and write it only if the r
 
 Every figure is measured on the written file, opened again. The input is never overwritten.
 """
-EXAMPLE = """rectify edit model.pt --arch resnet18 --preprocess cifar10 \\
+EXAMPLE = """rectify edit model.pt --arch resnet18 --preprocess imagenet \\
     --clean a.png --poisoned b.png --calibration clean-images/ --max-asr 0.05"""
 
 

@@ -14,7 +14,8 @@ ABOUT = """Measure accuracy, attack success rate and recovery, and judge the gat
 
 Labelled images give accuracy; pairs give attack success, recovery and the gap.
 """
-EXAMPLE = "rectify evaluate model.rectified.safetensors --data test-images/ --pairs pairs/ --max-asr 0.05"
+EXAMPLE = """rectify evaluate model.rectified.safetensors --against model.pt \\
+    --data test-images/ --pairs pairs/ --max-asr 0.05 --report report.html"""
 
 
 def run(settings: Settings, terminal: Terminal) -> Result:
@@ -26,5 +27,6 @@ def run(settings: Settings, terminal: Terminal) -> Result:
         raise UsageError("nothing to evaluate on: give --data DIR, --pairs DIR or --holdout DIR")
     inputs = gather(settings, terminal)
     against = settings["against"]
-    before = None if against is None else open_model(against, settings, terminal)
-    return Result(jobs.run_evaluate(inputs, options(settings), against=before, progress=terminal), inputs)
+    before = None if against is None else open_model(against, settings, terminal, inputs.subject)
+    report = jobs.run_evaluate(inputs, options(settings), against=before, progress=terminal)
+    return Result(report, inputs, before)

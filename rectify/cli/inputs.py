@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import rectify
 from rectify.cli.config import Settings
 from rectify.cli.options import GATE_NAMES
 from rectify.cli.terminal import Terminal
@@ -15,7 +15,6 @@ from rectify.errors import UsageError
 if TYPE_CHECKING:
     from rectify.files.architectures import Subject
     from rectify.files.images import Pairs
-    from rectify.files.preprocess import Preprocess
     from rectify.jobs import Inputs, Options
 
 FIELDS = ("input_size", "crop_pct", "interpolation", "mean", "std")
@@ -27,9 +26,7 @@ def gather(settings: Settings, terminal: Terminal) -> Inputs:
     from rectify.jobs import Inputs
 
     check_pairs(settings)
-    model = settings["model"]
-    if model is None:
-        raise UsageError(f"which model? rectify {settings.command} model.pt, or `model: model.pt` in rectify.yaml")
+    model = check_model(settings)
     subject = open_model(model, settings, terminal)
     pairs = _pairs(settings, subject)
     holdout, calibration, data = (settings.get(name) for name in ("holdout", "calibration", "data"))
@@ -44,6 +41,14 @@ def gather(settings: Settings, terminal: Terminal) -> Inputs:
         found = getattr(inputs, name)
         terminal.detail(f"{name}: {'none' if found is None else len(found)}")
     return inputs
+
+
+def check_model(settings: Settings) -> Path:
+    """The model that somebody must have named."""
+    model: Path | None = settings["model"]
+    if model is None:
+        raise UsageError(f"which model? rectify {settings.command} model.pt, or `model: model.pt` in rectify.yaml")
+    return model
 
 
 def check_pairs(settings: Settings) -> None:
@@ -72,55 +77,36 @@ def _pairs_of(source: Path, subject: Subject) -> Pairs:
     return read_pairs([], [], source, subject.preprocess)
 
 
-def open_model(path: Path, settings: Settings, terminal: Terminal) -> Subject:
-    """Read a checkpoint into its architecture, and say on stderr what was used."""
+def open_model(path: Path, settings: Settings, terminal: Terminal, like: Subject | None = None) -> Subject:
+    """Read a checkpoint into its architecture, and say on stderr what was used.
+
+    ``like`` is a model to compare with: the same architecture, classes and preprocessing, whatever the file says.
+    """
     from rectify.files.architectures import open_subject
 
-    preprocess, fields = _preprocess(settings)
-    how: dict[str, Any] = {
-        name: settings[name]
-        for name in ("arch", "num_classes", "state_dict_key", "strip_prefix", "trust_pickle", "device")
-    }
-    how["arch_args"] = settings["arch_args"] or None
+    how = _how(settings)
+    if like is not None:
+        how["arch"], how["arch_args"] = how["arch"] or like.arch, how["arch_args"] or like.arch_args
+        how |= {"num_classes": like.num_classes, "preprocess": like.preprocess, "preprocess_overrides": None}
     if settings["trust_pickle"]:
-        terminal.note(f"WARNING: --trust-pickle lets {path} run any code it contains")
-    terminal.start(f"opening {path.name}", None)
-    subject = open_subject(path, preprocess=preprocess, **how)
-    if preprocess is None and fields:  # the file's own preprocessing, with single values overridden
-        own = preprocess_from({**subject.preprocess.to_dict(), **fields})
-        subject = open_subject(path, preprocess=own, **how)
+        terminal.note(f"WARNING: --trust-pickle lets {path} run any code that it contains")
+    terminal.start(f"opening {path.name}")
+    subject = open_subject(path, **how)
     terminal.stop()
     terminal.note(f"{path}: {subject.checkpoint.used}")
-    terminal.detail(
-        f"{subject.arch}, {subject.num_classes} classes, on {subject.device}, {subject.preprocess.to_dict()}"
-    )
+    details = f"{subject.num_classes} classes, {subject.preprocess.to_dict()}, on {subject.device}"
+    terminal.detail(f"{path}: {subject.arch}, {details}")
     return subject
 
 
-def _preprocess(settings: Settings) -> tuple[Preprocess | None, dict[str, Any]]:
-    """The preprocessing that the settings say in full, if they do, and the single fields that override."""
-    fields = {name: settings[name] for name in FIELDS if settings[name] is not None}
+def _how(settings: Settings) -> dict[str, Any]:
+    names = ("arch", "num_classes", "state_dict_key", "strip_prefix", "trust_pickle", "device")
+    how: dict[str, Any] = {name: settings[name] for name in names}
+    how["arch_args"] = settings["arch_args"] or None
     source = settings["preprocess"]
-    if source is None:
-        whole = {"input_size", "mean", "std"} <= set(fields)
-        return (preprocess_from(fields) if whole else None), fields
-    base = preprocess_from(source)
-    return (preprocess_from({**base.to_dict(), **fields}) if fields else base), fields
-
-
-def preprocess_from(source: Path | Mapping[str, Any]) -> Preprocess:
-    """Preprocessing from a file, a preset's name, or a mapping.
-
-    Raises
-    ------
-    PreprocessError
-        If the values make no sense or the name is unknown.
-    """
-    from rectify.files.preprocess import Preprocess, read_preprocess
-
-    if isinstance(source, Mapping):
-        return Preprocess.from_dict(dict(source), "the preprocessing settings")
-    return read_preprocess(source)
+    how["preprocess"] = None if source is None else rectify.preprocessing(source)
+    how["preprocess_overrides"] = {name: settings[name] for name in FIELDS if settings[name] is not None}
+    return how
 
 
 def options(settings: Settings) -> Options:

@@ -13,7 +13,8 @@ ABOUT = """Rank every editable layer by how well a small edit there would undo t
 
 Without a pair of images it can only do a data-free triage: channels that stand out by their Lipschitz constant.
 """
-EXAMPLE = "rectify localize model.pt --arch resnet18 --preprocess cifar10 --clean a.png --poisoned b.png"
+EXAMPLE = """rectify localize model.pt --arch resnet18 --preprocess imagenet \\
+    --clean a.png --poisoned b.png"""
 
 
 def run(settings: Settings, terminal: Terminal) -> Result:

@@ -74,7 +74,7 @@ FORMATS = ("text", "json", "markdown", "junit", "github")
 COLORS = ("auto", "always", "never")
 MODES = ("dynamic", "static")
 
-MODEL_ARGUMENT = Flag("model", (), "Model", "Checkpoint file or folder; rectify.yaml may name it instead.", values.path)
+MODEL_ARGUMENT = Flag("model", (), "Model", "Checkpoint, or folder; rectify.yaml may name it instead.", values.path, "")
 
 MODEL = (
     _flag("arch", "Model", "torchvision name, timm:NAME, or module:callable.", metavar="NAME"),

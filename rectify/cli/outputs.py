@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from rectify.cli.config import Settings
 from rectify.cli.terminal import Terminal, report_console
-from rectify.errors import OutputError, UsageError
+from rectify.errors import UsageError
 
 if TYPE_CHECKING:
+    from rectify.files.architectures import Subject
     from rectify.jobs import Inputs
-
-REPORT_SUFFIXES = (".json", ".md", ".html", ".xml")
-_PICTURED = (".html", ".md")
 
 
 @dataclass(frozen=True)
@@ -23,6 +21,7 @@ class Result:
 
     report: dict[str, Any]
     inputs: Inputs
+    before: Subject | None = None  # the model before the edit, where there was one to compare with
 
 
 def out_path(settings: Settings) -> Path:
@@ -44,32 +43,21 @@ def check(settings: Settings) -> None:
     UsageError, OutputError
         If a report's suffix is unknown, a folder is missing, or a file is in the way.
     """
+    from rectify.files.atomic import check_target
+    from rectify.reporting.files import check_path
+
+    inputs = [Path(settings[name]) for name in ("model", "apply", "against") if settings.get(name) is not None]
     for path in settings["report"]:
-        if path.suffix.lower() not in REPORT_SUFFIXES:
-            raise UsageError(f"--report {path}: the suffix must be {', '.join(REPORT_SUFFIXES)}")
-        _check_folder(path, "--report")
-    if settings.command == "edit" and settings["model"] is not None:
-        _check_edit(settings)
-
-
-def _check_edit(settings: Settings) -> None:
-    out, delta = out_path(settings), settings["delta"]
-    if delta is not None:
-        _check_folder(delta, "--delta")
-        if delta == out:
-            raise UsageError("--delta and --out name the same file")
-    if settings["dry_run"]:
+        check_path(path)
+        check_target(path, force=True, never=inputs)
+    if settings.command != "edit" or settings["model"] is None:
         return
-    _check_folder(out, "--out")
-    if out.exists() and not settings["force"] and out.resolve() != Path(settings["model"]).resolve():
-        raise OutputError(f"{out} exists; add --force to overwrite it, or choose another name with -o")
-
-
-def _check_folder(path: Path, label: str) -> None:
-    if path.is_dir():
-        raise OutputError(f"{label} {path} is a folder; name a file in it")
-    if not path.parent.is_dir():
-        raise OutputError(f"{label} {path}: there is no folder {path.parent}; mkdir -p {path.parent}")
+    out, delta, force = out_path(settings), settings["delta"], bool(settings["force"])
+    if delta is not None and delta.resolve() == out.resolve():
+        raise UsageError("--delta and --out name the same file; the delta is a file of its own")
+    written = [] if settings["dry_run"] else [out]
+    for path in written if delta is None else [*written, delta]:
+        check_target(path, force=force, never=inputs)
 
 
 def shown(report: dict[str, Any], settings: Settings) -> str:
@@ -87,19 +75,15 @@ def shown(report: dict[str, Any], settings: Settings) -> str:
 
 def write_reports(result: Result, settings: Settings, terminal: Terminal) -> None:
     """Write every --report file, with pictures where the kind can hold them, and say where the files are."""
-    import tempfile
-
+    from rectify.cli.pictures import pictures_for
     from rectify.reporting.files import write_report
 
     wanted = list(dict.fromkeys(settings["report"]))
-    with tempfile.TemporaryDirectory(prefix="rectify-") as folder:
-        pictures: dict[str, Path] = {}
-        if any(path.suffix.lower() in _PICTURED for path in wanted):
-            from rectify.cli.pictures import draw
-
-            pictures = draw(result, Path(folder), terminal)
+    with pictures_for(result, terminal) as pictures:
         for path in wanted:
-            write_report(result.report, path, pictures if path.suffix.lower() in _PICTURED else None)
+            write_report(result.report, path, pictures(path))
+    if settings["format"] != "text" and result.report["verdict"] != "pass":
+        terminal.note(f"{result.report['verdict']}: {result.report.get('reason', '')}".rstrip(": "))
     say_files(result.report, wanted, terminal)
 
 

@@ -1,13 +1,156 @@
-"""The pictures of an HTML or Markdown report: the layers, and the pair before and after the edit."""
+"""The pictures of an HTML or Markdown report: the layers, and the pairs before and after the edit."""
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rectify.cli.outputs import Result
 from rectify.cli.terminal import Terminal
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-def draw(result: Result, folder: Path, terminal: Terminal) -> dict[str, Path]:
-    """Draw what the report has material for. A picture that fails is left out: the result it shows is already there."""
-    return {}
+    from rectify.files.architectures import Subject
+    from rectify.files.preprocess import Preprocess
+    from rectify.reporting.repair import PairRow, Prediction
+
+MOST = 8  # pairs drawn
+Pictures = dict[str, Path]  # caption to picture
+
+
+@contextlib.contextmanager
+def pictures_for(result: Result, terminal: Terminal) -> Iterator[Callable[[Path], Pictures | None]]:
+    """From a report's path to its pictures: none for JSON, temporary files for HTML, files beside Markdown."""
+    with tempfile.TemporaryDirectory(prefix="rectify-") as folder:
+
+        def pictures(report: Path) -> Pictures | None:
+            suffix = report.suffix.lower()
+            if suffix == ".html":
+                return draw(result, Path(folder), "", terminal)
+            return draw(result, report.parent, f"{report.stem}-", terminal) if suffix == ".md" else None
+
+        yield pictures
+
+
+def draw(result: Result, folder: Path, prefix: str, terminal: Terminal) -> Pictures:
+    """Draw what the report has material for, as ``folder/prefix*.png``.
+
+    A picture that fails is left out with a note: the result that it would show is there already.
+    """
+    pictures: Pictures = {}
+    sketches: list[tuple[str, str, Callable[[Result, Path], bool]]] = [
+        ("The layers, by editability", "layers", _layers),
+        ("The pairs before and after", "pairs", _repair),
+    ]
+    for caption, name, sketch in sketches:
+        path = folder / f"{prefix}{name}.png"
+        try:
+            if sketch(result, path):
+                pictures[caption] = path
+        except Exception as problem:
+            terminal.note(f"note: no picture of the {name}: {' '.join(str(problem).split())[:200]}")
+    return pictures
+
+
+def _layers(result: Result, path: Path) -> bool:
+    from rectify.reporting.plots import layers_plot
+
+    if not (result.report.get("localize") or {}).get("layers"):
+        return False
+    layers_plot(result.report, path)
+    return True
+
+
+def _repair(result: Result, path: Path) -> bool:
+    from rectify.reporting.repair import repair_picture
+
+    if result.inputs.pairs is None:
+        return False
+    repair_picture(pair_rows(result), path, report=result.report)
+    return True
+
+
+def pair_rows(result: Result) -> list[PairRow]:
+    """The first pairs with what the network says of them before and after the edit."""
+    inputs = result.inputs
+    pairs, subject = inputs.pairs, inputs.subject
+    if pairs is None:
+        return []
+    names = _class_names(inputs.data, subject.num_classes)
+    before, after = _networks(result)
+    clean, corrupted = pairs.clean[:MOST], pairs.corrupted[:MOST]
+    told = {
+        "before": _predictions(before, corrupted, subject, names),
+        "clean_before": _predictions(before, clean, subject, names),
+        "after": _predictions(after, corrupted, subject, names),
+        "clean_after": _predictions(after, clean, subject, names),
+    }
+    about = result.report.get("pairs") or {}
+    labels, target = about.get("labels") or [], about.get("target")
+    rows: list[PairRow] = []
+    for index in range(len(clean)):
+        row: dict[str, Any] = {
+            "title": Path(pairs.names[index][1]).name,
+            "clean": _pixels(clean[index], subject.preprocess),
+            "corrupted": _pixels(corrupted[index], subject.preprocess),
+        }
+        row |= {key: predictions[index] for key, predictions in told.items() if predictions}
+        if index < len(labels) and labels[index] is not None:
+            row["label"] = names[labels[index]]
+        if target is not None:
+            row["target"] = names[target]
+        rows.append(row)  # type: ignore[arg-type]
+    return rows
+
+
+def _networks(result: Result) -> tuple[nn.Module | None, nn.Module | None]:
+    """The network before and after: an edit's from the written file, an evaluation's as they were given."""
+    subject = result.inputs.subject
+    if result.report["command"] == "evaluate" and result.before is not None:
+        return result.before.network, subject.network
+    out = (result.report.get("edit") or {}).get("out")
+    return subject.network, _edited(subject, Path(out["path"])) if out else None
+
+
+def _edited(subject: Subject, path: Path) -> nn.Module:
+    import copy
+
+    from rectify.files.architectures import load_into
+    from rectify.files.checkpoint import read_checkpoint
+
+    network: nn.Module = copy.deepcopy(subject.network)
+    load_into(network, read_checkpoint(path))
+    return network
+
+
+def _predictions(
+    network: nn.Module | None, images: Tensor, subject: Subject, names: Sequence[str]
+) -> list[list[Prediction]]:
+    """The three most probable classes of each image; nothing without a network."""
+    if network is None:
+        return []
+    import torch
+
+    with torch.inference_mode():
+        shares = network(images.to(subject.device)).float().softmax(1).cpu()
+    top = shares.topk(min(3, shares.shape[1]))
+    return [
+        [{"name": names[index], "confidence": float(share)} for share, index in zip(*row, strict=True)]
+        for row in zip(top.values.tolist(), top.indices.tolist(), strict=True)
+    ]
+
+
+def _class_names(data: Any, amount: int) -> list[str]:
+    """The folders' names where labelled images were given, else numbers."""
+    classes = getattr(data, "classes", None)
+    if classes is not None and len(classes) == amount:
+        return [str(name) for name in classes]
+    return [f"class {index}" for index in range(amount)]
+
+
+def _pixels(image: Tensor, preprocess: Preprocess) -> Any:
+    return preprocess.pixels(image).permute(1, 2, 0).cpu().numpy()  # (H, W, C)

@@ -70,8 +70,19 @@ def read_settings_file(file: Path) -> Mapping[str, Any]:
 def _yaml(file: Path, written: str) -> Any:
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """Plain values only, and no key said twice: the second gate would silently win."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            seen = set()
+            for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(problem=f"{key.value} is said twice", problem_mark=key.start_mark)
+                seen.add(key.value)
+            return super().construct_mapping(node, deep)
+
     try:
-        return yaml.safe_load(written)
+        return yaml.load(written, Loader)
     except yaml.YAMLError as problem:
         mark = getattr(problem, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark is not None else ""

@@ -12,6 +12,9 @@ from typer.core import TyperCommand, TyperGroup
 
 from rectify.cli.options import MODEL_ARGUMENT, PANELS, Flag
 
+HELP = {"help_option_names": ["-h", "--help"]}
+COLUMN = 26  # width of the flags on a help page; longer ones have their meaning on the next line
+
 
 @dataclass(frozen=True)
 class Request:
@@ -33,7 +36,7 @@ def add_command(app: typer.Typer, name: str, flags: Sequence[Flag], about: str, 
     callback.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     callback.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     page = _page(flags, example)
-    app.command(name, cls=page, help=about, short_help=about.splitlines()[0])(callback)
+    app.command(name, cls=page, help=about, short_help=about.splitlines()[0], context_settings=HELP)(callback)
 
 
 def _parameter(flag: Flag) -> inspect.Parameter:
@@ -60,9 +63,10 @@ def _page(flags: Sequence[Flag], example: str) -> type[TyperCommand]:
             formatter.width = max(formatter.width, 80)
             for panel in PANELS:
                 rows = [_row(flag) for flag in (MODEL_ARGUMENT, *flags) if flag.panel == panel]
+                rows += [_padded("-h, --help", "Show this page.")] if panel == "Settings" else []
                 if rows:
                     with formatter.section(panel):
-                        formatter.write_dl(rows, col_max=34)
+                        formatter.write_dl(rows, col_max=COLUMN)
 
         def format_epilog(self, context: Any, formatter: Any) -> None:
             with formatter.section("Example"):
@@ -75,7 +79,11 @@ def _page(flags: Sequence[Flag], example: str) -> type[TyperCommand]:
 def _row(flag: Flag) -> tuple[str, str]:
     default = "" if flag.is_switch or flag.default is None else f" [default: {flag.default}]"
     words = ", ".join(flag.spellings) or flag.name.upper()
-    return f"{words} {flag.metavar}".strip(), flag.help + default
+    return _padded(f"{words} {flag.metavar}", flag.help + default)
+
+
+def _padded(flag: str, about: str) -> tuple[str, str]:
+    return f"{flag.strip():<{COLUMN}}", about  # equal widths: all panels share one column
 
 
 class Group(TyperGroup):
@@ -105,6 +113,9 @@ def usage_message(problem: Any, commands: Sequence[str]) -> str:
         typed = message.split("'")[1] if "'" in message else word
         near = get_close_matches(typed, commands, 1)
         return f"no such command: {typed}" + (_near(near) or f"; commands are {', '.join(commands)}")
+    if "unexpected extra argument" in message:
+        extra = message.rpartition(" (")[2].rstrip(").")
+        return f"unexpected: {extra}; there is one MODEL, and a repeatable flag is written again for each value"
     return message[:1].lower() + message[1:].rstrip(".")
 
 

@@ -8,13 +8,21 @@ import sys
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
+from rectify.errors import OutputError
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as RichProgress
 
 
 def write_stdout(text: str) -> None:
-    """Write and flush; a reader that went away is no error of ours."""
+    """Write and flush; a reader that went away is no error of ours.
+
+    Raises
+    ------
+    OutputError
+        If stdout cannot be written for another reason, such as a full disk.
+    """
     if sys.stdout is None:
         return
     try:
@@ -22,6 +30,9 @@ def write_stdout(text: str) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         silence(sys.stdout)
+    except OSError as problem:
+        silence(sys.stdout)
+        raise OutputError(f"stdout cannot be written: {problem.strerror}") from None
 
 
 def write_stderr(line: str) -> None:
@@ -60,22 +71,6 @@ def report_console(color: str) -> Console:
     if color == "always":
         return Console(force_terminal=True, no_color=False, color_system="standard", **plain)
     return Console(**plain)
-
-
-class Silence:
-    """Progress that nobody sees."""
-
-    def start(self, label: str, total: int | None = None) -> None:
-        """Begin a step of ``total`` parts."""
-
-    def advance(self, n: int = 1) -> None:
-        """``n`` parts are done."""
-
-    def say(self, line: str) -> None:
-        """A note for the user."""
-
-    def stop(self) -> None:
-        """The step is done."""
 
 
 class Terminal:

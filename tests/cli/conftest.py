@@ -1,0 +1,117 @@
+"""A library that only remembers what it was asked, so that the command line is tested alone."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rectify.cli import inputs as cli_inputs
+from rectify.cli.app import main
+from rectify.reporting.build import conclude, empty_report
+from rectify.reporting.verdict import decide, judge
+
+
+@dataclass(frozen=True)
+class FakeInputs:
+    subject: Any
+    pairs: Any
+    holdout: Any
+    calibration: Any
+    data: Any
+
+
+@dataclass(frozen=True)
+class FakeOptions:
+    fault: str = "auto"
+    batch_size: int = 64
+    seed: int = 0
+    gates: dict[str, float] = field(default_factory=dict)
+    baseline: dict[str, Any] | None = None
+    exit_zero: bool = False
+    cache_dir: Path | None = None
+
+
+@dataclass
+class FakeLibrary:
+    """What the commands asked for, and what they get."""
+
+    asked: dict[str, Any] = field(default_factory=dict)
+    figures: dict[str, float | None] = field(default_factory=lambda: {"accuracy": 0.9, "asr": 0.01, "recovery": 0.88})
+    inconclusive: str | None = None
+    during: Callable[[], None] = lambda: None
+    model_calls: list[tuple[Path, dict[str, Any]]] = field(default_factory=list)
+
+    def answer(self, command: str, inputs: FakeInputs, options: FakeOptions, more: dict[str, Any]) -> dict[str, Any]:
+        self.asked = {"command": command, "inputs": inputs, "options": options, **more}
+        more["progress"].start("working", 2)
+        more["progress"].advance()
+        self.during()
+        more["progress"].stop()
+        report = empty_report(command)
+        report["metrics"]["after"] = {"gap": None, "base_rate": None, **self.figures}
+        gates = judge(options.gates, report, baseline=options.baseline)
+        verdict = decide(gates, inconclusive=self.inconclusive, exit_zero=options.exit_zero)
+        return conclude(report, verdict)
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeLibrary]:
+    """rectify.jobs and the opening of models, replaced; the current folder is an empty one with a model in it."""
+    fake = FakeLibrary()
+    jobs = types.ModuleType("rectify.jobs")
+    jobs.Inputs, jobs.Options = FakeInputs, FakeOptions  # type: ignore[attr-defined]
+    for command in ("localize", "edit", "evaluate"):
+
+        def run(inputs: FakeInputs, options: FakeOptions, *, _command: str = command, **more: Any) -> dict[str, Any]:
+            return fake.answer(_command, inputs, options, more)
+
+        setattr(jobs, f"run_{command}", run)
+
+    def gather(settings: Any, terminal: Any) -> FakeInputs:
+        cli_inputs.check_pairs(settings)
+        cli_inputs.check_model(settings)
+        names = ("model", "pairs", "holdout", "calibration", "data")
+        model, pairs, holdout, calibration, data = (settings.get(name) for name in names)
+        return FakeInputs(model, pairs or list(zip(settings["clean"], settings["poisoned"], strict=True)) or None,
+                          holdout, calibration, data)  # fmt: skip
+
+    import rectify
+
+    monkeypatch.setitem(sys.modules, "rectify.jobs", jobs)
+    monkeypatch.setattr(rectify, "jobs", jobs, raising=False)
+    monkeypatch.setattr(cli_inputs, "gather", gather)
+    monkeypatch.setattr(cli_inputs, "open_model", lambda path, settings, terminal, like=None: path)
+    for name in [name for name in __import__("os").environ if name.startswith("RECTIFY_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    yield fake
+
+
+@dataclass
+class Said:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def rectify_(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """Run the command line in this process."""
+
+    def run(*words: Any) -> Said:
+        capsys.readouterr()
+        code = main([str(word) for word in words])
+        streams = capsys.readouterr()
+        return Said(code, streams.out, streams.err)
+
+    return run
+
+
+PAIR = ("--clean", "a.png", "--poisoned", "b.png")

@@ -1,0 +1,216 @@
+"""Who says a setting: the command line over the environment over the nearest file over the default."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from .conftest import PAIR
+
+
+def settings_of(said) -> dict:
+    assert said.code == 0, said.err
+    return yaml.safe_load(said.out) or {}
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_precedence(rectify_, library, monkeypatch) -> None:
+    assert settings_of(rectify_("localize", "--show-config"))["batch_size"] == 64
+    write(Path("rectify.yaml"), "batch_size: 1\nseed: 1\ndevice: cpu\n")
+    assert settings_of(rectify_("localize", "--show-config"))["batch_size"] == 1
+    monkeypatch.setenv("RECTIFY_BATCH_SIZE", "2")
+    monkeypatch.setenv("RECTIFY_SEED", "2")
+    said = rectify_("localize", "--show-config", "--batch-size", "3")
+    assert [settings_of(said)[name] for name in ("batch_size", "seed", "device")] == [3, 2, "cpu"]
+    sources = {line.split(":")[0]: line.split("# ")[1] for line in said.out.splitlines()[1:]}
+    assert sources["batch_size"] == "command line"
+    assert sources["seed"] == "RECTIFY_SEED"
+    assert sources["device"] == "rectify.yaml"
+    assert sources["format"] == "default"
+
+
+def test_show_config_can_be_saved_as_a_settings_file(rectify_, library) -> None:
+    words = ["edit", "model.pt", *PAIR, "--max-asr", "0.05", "--arch-arg", "width=16", "--rank", "2", "--trust-pickle"]
+    shown = rectify_(*words, "--show-config").out
+    write(Path("rectify.yaml"), shown)
+    again = rectify_("edit", "--show-config")
+    assert settings_of(again) == yaml.safe_load(shown)
+    assert "trust" not in again.out
+
+
+def test_the_nearest_file_upwards(rectify_, library, monkeypatch, tmp_path) -> None:
+    write(tmp_path / "rectify.yaml", "model: model.pt\ncalibration: images\nseed: 1\n")
+    inner = tmp_path / "a" / "b"
+    inner.mkdir(parents=True)
+    monkeypatch.chdir(inner)
+    found = settings_of(rectify_("localize", "--show-config"))
+    assert found["model"] == str(tmp_path / "model.pt")  # relative paths are relative to the file
+    assert found["seed"] == 1
+    write(tmp_path / "a" / "rectify.yaml", "seed: 2\n")
+    assert settings_of(rectify_("localize", "--show-config"))["seed"] == 2
+
+
+def test_pyproject_is_read_where_there_is_no_rectify_yaml(rectify_, library, monkeypatch, tmp_path) -> None:
+    pytest.importorskip("tomllib")
+    inner = tmp_path / "inner"
+    write(inner / "pyproject.toml", "[project]\nname = 'other'\n")
+    write(
+        tmp_path / "pyproject.toml",
+        "[tool.rectify]\nseed = 4\nclean = ['a.png']\n[tool.rectify.gates]\nmax_asr = 0.1\n",
+    )
+    monkeypatch.chdir(inner)
+    found = settings_of(rectify_("edit", "--show-config"))
+    assert (found["seed"], found["max_asr"]) == (4, 0.1)
+    assert found["clean"] == [str(tmp_path / "a.png")]
+    write(tmp_path / "rectify.yaml", "seed: 5\n")
+    assert settings_of(rectify_("edit", "--show-config"))["seed"] == 5
+
+
+def test_a_broken_pyproject_of_others_is_not_our_business(rectify_, library) -> None:
+    write(Path("pyproject.toml"), "this is [ not TOML")
+    assert rectify_("localize", "--show-config").code == 0
+    pytest.importorskip("tomllib")
+    write(Path("pyproject.toml"), "[tool.rectify]\nseed = = 1")
+    assert rectify_("localize", "--show-config").code == 2
+
+
+def test_a_file_that_is_named(rectify_, library, monkeypatch) -> None:
+    write(Path("rectify.yaml"), "seed: 1")
+    write(Path("ci/settings.yaml"), "seed: 2\nmodel: ../model.pt\nreport: out.json")
+    found = settings_of(rectify_("localize", "--config", "ci/settings.yaml", "--show-config"))
+    assert found["seed"] == 2
+    assert found["model"] == "model.pt"
+    assert found["report"] == [os.path.join("ci", "out.json")]
+    monkeypatch.setenv("RECTIFY_CONFIG", "ci/settings.yaml")
+    assert settings_of(rectify_("localize", "--show-config"))["seed"] == 2
+    said = rectify_("localize", "--config", "no.yaml")
+    assert (said.code, said.out) == (2, "")
+    assert said.err == "error: no such settings file: no.yaml\n"
+
+
+def test_nested_and_flat_read_the_same(rectify_, library) -> None:
+    write(
+        Path("rectify.yaml"),
+        "gates: {max-asr: 0.05, min_recovery: 0.8}\nedit: {mode: static, rank: 2, layer: fc}\narch-args: {w: 16}",
+    )
+    nested = settings_of(rectify_("edit", "--show-config"))
+    write(Path("rectify.yaml"), "max_asr: 0.05\nmin-recovery: 0.8\nmode: static\nrank: 2\nlayer: fc\narch_args: [w=16]")
+    assert settings_of(rectify_("edit", "--show-config")) == nested
+    assert (nested["max_asr"], nested["rank"], nested["arch_args"]) == (0.05, "2", {"w": 16})
+
+
+def test_settings_of_other_commands_do_no_harm(rectify_, library) -> None:
+    write(Path("rectify.yaml"), "model: model.pt\ngates: {max_asr: 0.05}\nedit: {rank: 1}\nholdout: pairs\n")
+    assert rectify_("localize", *PAIR).code == 0
+    assert library.asked["options"].gates == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sede: 1", "rectify.yaml: unknown key sede; did you mean seed?"),
+        ("gate: {max_asr: 1}", "rectify.yaml: unknown key gate; did you mean gates?"),
+        ("gates: {max_ars: 0.1}", "rectify.yaml: unknown key gates.max_ars; did you mean max_asr?"),
+        ("edit: {layr: fc}", "rectify.yaml: unknown key edit.layr; did you mean layer?"),
+        ("gates: {zzz: 0.1}", "rectify.yaml: unknown key gates.zzz; known are max_accuracy_drop, max_asr"),
+        ("max_ars: 0.1", "rectify.yaml: unknown key max_ars; did you mean gates.max_asr?"),
+        ("gates: 0.1", "rectify.yaml: gates must hold settings such as min_editability, max_asr"),
+        ("seed: x", "rectify.yaml: seed must be a whole number of at least 0, not 'x'"),
+        ("seed: true", "rectify.yaml: seed must be a whole number"),
+        ("max_asr: 0.1\ngates: {max_asr: 0.2}", "rectify.yaml: gates.max_asr is said twice"),
+        ("seed: 1\nseed: 2", "rectify.yaml line 2: seed is said twice"),
+        ("max_asr: 5", "rectify.yaml: gates.max_asr must be a fraction in [0, 1], not 5; 5 percent is 0.05"),
+        ("format: jsn", "rectify.yaml: format must be text|json|markdown|junit|github, not 'jsn'; did you mean json?"),
+        ("- a\n- b", "rectify.yaml must hold settings such as `model: model.pt`, not list"),
+        ("a: [1", "rectify.yaml line 1: "),
+        ("model: !!python/object/apply:os.system ['true']", "rectify.yaml line 1: could not determine a constructor"),
+        ("trust_pickle: true", "only the command line can say it: --trust-pickle"),
+        ("trust-pickle: true", "only the command line can say it: --trust-pickle"),
+        ("edit: {trust_pickle: true}", "only the command line can say it: --trust-pickle"),
+        ("exit_zero: true", "rectify.yaml: exit_zero is not for a file; say --exit-zero on the command line"),
+    ],
+)
+def test_a_wrong_file_is_one_clear_line(rectify_, library, text: str, message: str) -> None:
+    write(Path("rectify.yaml"), text)
+    said = rectify_("edit", "model.pt", *PAIR)
+    assert (said.code, said.out) == (2, "")
+    assert said.err.startswith("error: ") and said.err.count("\n") == 1
+    assert message in said.err
+    assert library.asked == {}
+
+
+def test_an_empty_file_and_empty_values_say_nothing(rectify_, library) -> None:
+    write(Path("rectify.yaml"), "")
+    assert rectify_("localize", "--show-config").code == 0
+    write(Path("rectify.yaml"), "data:\ngates:\nclean:\n")
+    assert "gates" not in settings_of(rectify_("edit", "--show-config"))
+
+
+@pytest.mark.parametrize("value", ["1", "true"])
+def test_the_environment_cannot_trust_a_pickle(rectify_, library, monkeypatch, value: str) -> None:
+    monkeypatch.setenv("RECTIFY_TRUST_PICKLE", value)
+    said = rectify_("localize", "model.pt")
+    assert said.code == 2 and "--trust-pickle" in said.err
+
+
+def test_environment(rectify_, library, monkeypatch) -> None:
+    monkeypatch.setenv("RECTIFY_CLEAN", os.pathsep.join(["a.png", "c.png"]))
+    monkeypatch.setenv("RECTIFY_ARCH_ARGS", "width=16 name=x")
+    monkeypatch.setenv("RECTIFY_NO_CACHE", "yes")
+    monkeypatch.setenv("RECTIFY_MAX_ASR", "")
+    found = settings_of(rectify_("edit", "--show-config"))
+    assert found["clean"] == ["a.png", "c.png"]
+    assert found["arch_args"] == {"width": 16, "name": "x"}
+    assert "max_asr" not in found
+    monkeypatch.setenv("RECTIFY_MAX_ASSR", "0.1")
+    said = rectify_("edit", "model.pt", *PAIR)
+    assert (said.code, said.err) == (2, "error: RECTIFY_MAX_ASSR is no setting; did you mean RECTIFY_MAX_ASR?\n")
+
+
+def test_a_foreign_variable_is_noted(rectify_, library, monkeypatch) -> None:
+    monkeypatch.setenv("RECTIFY_SOMETHING_ELSE", "1")
+    said = rectify_("localize", "model.pt")
+    assert said.code == 0
+    assert "note: RECTIFY_SOMETHING_ELSE is no setting of rectify; ignored" in said.err
+
+
+def test_a_pair_on_the_command_line_replaces_the_pairs_of_the_file(rectify_, library) -> None:
+    write(Path("rectify.yaml"), "model: model.pt\npairs: pairs\n")
+    assert rectify_("edit", *PAIR).code == 0
+    assert library.asked["inputs"].pairs == [(Path("a.png"), Path("b.png"))]
+    write(Path("rectify.yaml"), "model: model.pt\nclean: x.png\npoisoned: y.png\n")
+    assert rectify_("edit", "--pairs", "pairs").code == 0
+    assert library.asked["inputs"].pairs == Path("pairs")
+
+
+def test_preprocessing_on_the_command_line_replaces_weaker_single_values(rectify_, library, monkeypatch) -> None:
+    monkeypatch.setenv("RECTIFY_MEAN", "0.5")
+    assert "mean" in rectify_("localize", "--show-config").out
+    assert "mean" not in rectify_("localize", "--preprocess", "mnist", "--show-config").out
+
+
+def test_a_cache_folder_that_is_typed_beats_no_cache_in_the_environment(rectify_, library, monkeypatch) -> None:
+    monkeypatch.setenv("RECTIFY_NO_CACHE", "1")
+    rectify_("localize", "model.pt")
+    assert library.asked["options"].cache_dir is None
+    rectify_("localize", "model.pt", "--cache-dir", "cache")
+    assert library.asked["options"].cache_dir == Path("cache")
+
+
+def test_preset_or_file_in_the_settings(rectify_, library, monkeypatch, tmp_path) -> None:
+    write(tmp_path / "rectify.yaml", "preprocess: imagenet")
+    (tmp_path / "inner").mkdir()
+    monkeypatch.chdir(tmp_path / "inner")
+    assert settings_of(rectify_("localize", "--show-config"))["preprocess"] == "imagenet"
+    write(tmp_path / "imagenet", "mean: 0.5")
+    assert settings_of(rectify_("localize", "--show-config"))["preprocess"] == str(tmp_path / "imagenet")
+    write(tmp_path / "rectify.yaml", "preprocess: {mean: [0.5], std: [0.5], input_size: 28}")
+    assert settings_of(rectify_("localize", "--show-config"))["preprocess"]["input_size"] == 28

@@ -1,0 +1,232 @@
+"""What the process returns, and that an error is one line on stderr and nothing on stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rectify import errors
+from rectify.cli.app import main
+
+from .conftest import PAIR
+
+EDIT = ("edit", "model.pt", *PAIR)
+
+
+def assert_one_error(said, message: str, code: int = 2) -> None:
+    assert said.code == code
+    assert said.out == ""
+    assert said.err.count("\n") == 1 and said.err.startswith("error: ")
+    assert message in said.err
+    assert "Usage" not in said.err and "Traceback" not in said.err
+
+
+def test_pass_is_0(rectify_, library) -> None:
+    assert rectify_(*EDIT, "--max-asr", "0.05", "--min-recovery", "0.8").code == 0
+
+
+def test_a_violated_gate_is_1(rectify_, library) -> None:
+    said = rectify_(*EDIT, "--max-asr", "0.001")
+    assert said.code == 1
+    assert "0.1" in said.out
+
+
+def test_exit_zero_turns_1_into_0_and_nothing_else(rectify_, library) -> None:
+    assert rectify_(*EDIT, "--max-asr", "0.001", "--exit-zero").code == 0
+    library.inconclusive = "the fault is not there"
+    assert rectify_(*EDIT, "--exit-zero").code == 3
+    assert rectify_("edit", "--exit-zero").code == 2
+
+
+@pytest.mark.parametrize("form", ["text", "json", "markdown", "junit", "github"])
+@pytest.mark.parametrize("quiet", [[], ["-q"]])
+def test_neither_format_nor_quiet_changes_the_code(rectify_, library, form: str, quiet: list[str]) -> None:
+    assert rectify_(*EDIT, "--format", form, *quiet).code == 0
+    assert rectify_(*EDIT, "--max-asr", "0", "--format", form, *quiet).code == 1
+    library.inconclusive = "the fault is not there"
+    assert rectify_(*EDIT, "--format", form, *quiet).code == 3
+
+
+def test_inconclusive_is_3_by_report_and_by_exception(rectify_, library) -> None:
+    library.inconclusive = "the fault is not there"
+    said = rectify_(*EDIT)
+    assert said.code == 3 and "the fault is not there" in said.out
+
+    def give_up() -> None:
+        raise errors.Inconclusive("accuracy is at chance: check --preprocess")
+
+    library.during = give_up
+    assert_one_error(rectify_(*EDIT), "accuracy is at chance", 3)
+
+
+LEAVES = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.RectifyError)]
+
+
+@pytest.mark.parametrize("kind", LEAVES)
+def test_every_error_of_the_tree(rectify_, library, kind) -> None:
+    def fail() -> None:
+        raise kind("what is wrong; what to type")
+
+    library.during = fail
+    assert_one_error(rectify_(*EDIT), "error: what is wrong; what to type", kind.exit_code)
+
+
+def test_an_internal_error_is_one_line_and_the_traceback_on_request(rectify_, library) -> None:
+    def fail() -> None:
+        raise ValueError("several\nlines of\n\n it")
+
+    library.during = fail
+    assert_one_error(rectify_(*EDIT), "internal: ValueError: several lines of it (--traceback shows where)")
+    said = rectify_(*EDIT, "--traceback")
+    assert said.code == 2 and "Traceback (most recent call last)" in said.err and "in fail" in said.err
+
+
+def test_out_of_memory_names_the_way_out(rectify_, library) -> None:
+    def fail() -> None:
+        raise MemoryError
+
+    library.during = fail
+    assert_one_error(rectify_(*EDIT), "--batch-size")
+
+
+def test_code_that_exits_cannot_turn_the_gate_green(rectify_, library) -> None:
+    library.during = lambda: sys.exit(0)
+    assert_one_error(rectify_(*EDIT), "tried to exit with 0")
+
+
+def test_interrupted_is_130(rectify_, library) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    library.during = interrupt
+    said = rectify_(*EDIT)
+    assert (said.code, said.out, said.err.splitlines()[-1]) == (130, "", "interrupted")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "which command? localize, edit, evaluate"),
+        (["locallize"], "no such command: locallize; did you mean localize?"),
+        (["paint"], "no such command: paint; commands are localize, edit, evaluate"),
+        (["edit", "--posioned", "b"], "no such option: --posioned; did you mean --poisoned?"),
+        (["edit", "--corupted", "b"], "no such option: --corupted; did you mean --corrupted?"),
+        (["--versoin"], "no such option: --versoin; did you mean --version?"),
+        (["edit", "-z"], "no such option: -z"),
+        (["edit", "model.pt", "--rank"], "option '--rank' requires an argument"),
+        (["edit", "a.pt", "b.png", "c.png"], "unexpected: b.png c.png; there is one MODEL"),
+        (["edit", "model.pt"], "edit needs a pair: --clean a.png --poisoned b.png"),
+        (["edit", *PAIR], "which model? rectify edit model.pt"),
+        (["localize"], "which model? rectify localize model.pt"),
+        (["localize", "model.pt", "--clean", "a.png"], "there are 1 clean and 0 poisoned images"),
+        (["edit", "model.pt", *PAIR, "--clean", "c.png"], "there are 2 clean and 1 poisoned images"),
+        (["edit", "model.pt", *PAIR, "--pairs", "p"], "or --pairs, not both"),
+        (["evaluate", "model.pt"], "nothing to evaluate on: give --data DIR"),
+        ([*EDIT, "--rank", "0"], "--rank must be auto or a whole number of at least 1, not '0'"),
+        ([*EDIT, "--mode", "dynamc"], "--mode must be dynamic|static, not 'dynamc'; did you mean dynamic?"),
+        ([*EDIT, "--format", "yaml"], "--format must be text|json|markdown|junit|github"),
+        ([*EDIT, "--device", "gpu"], "--device must be auto, cpu, cuda or cuda:N, not 'gpu'"),
+        ([*EDIT, "--batch-size", "0"], "--batch-size must be a whole number of at least 1"),
+        ([*EDIT, "--arch-arg", "width"], "--arch-arg must be k=v, not 'width'"),
+        ([*EDIT, "--mean", "a,b"], "--mean must be numbers with commas"),
+        ([*EDIT, "--input-size", "1,2"], "--input-size must be a number of pixels, or channels,height,width"),
+        ([*EDIT, "--out-dtype", "float16"], "--out-dtype must be float32"),
+        ([*EDIT, "--max-asr", "5"], "--max-asr must be a fraction in [0, 1], not 5; 5 percent is 0.05"),
+        ([*EDIT, "--min-recovery", "-0.1"], "--min-recovery must be a fraction in [0, 1]"),
+        ([*EDIT, "--min-accuracy", "nan"], "--min-accuracy must be a number, not 'nan'"),
+        ([*EDIT, "--max-accuracy-drop", "inf"], "--max-accuracy-drop must be a number"),
+        ([*EDIT, "--max-regression", "0.1"], "--max-regression needs --baseline"),
+        ([*EDIT, "--baseline", "no.json"], "--baseline no.json cannot be read"),
+        ([*EDIT, "--report", "report.pdf"], "--report report.pdf"),
+        ([*EDIT, "--report", "no/report.json"], "no folder no"),
+        ([*EDIT, "-o", "no/model.safetensors"], "no folder no; type: mkdir -p no"),
+        ([*EDIT, "-o", "model.pt", "--force"], "never overwritten"),
+        ([*EDIT, "--delta", "d", "-o", "d"], "--delta and --out name the same file"),
+        ([*EDIT, "--apply", "d.safetensors", "--rank", "1"], "so --rank has nothing to decide"),
+        ([*EDIT, "--config", "no.yaml"], "no such settings file: no.yaml"),
+    ],
+)
+def test_usage_errors_are_one_line_and_2(rectify_, library, words: list[str], message: str) -> None:
+    assert_one_error(rectify_(*words), message)
+    assert library.asked == {}
+
+
+def test_an_existing_output_needs_force(rectify_, library) -> None:
+    Path("model.rectified.safetensors").write_bytes(b"earlier")
+    assert_one_error(rectify_(*EDIT), "--force")
+    assert rectify_(*EDIT, "--force").code == 0
+    assert rectify_(*EDIT, "--dry-run").code == 0
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "not json", '{"metrics": 1, "schema_version": 1}'])
+def test_a_baseline_that_is_no_report_is_2(rectify_, library, text: str) -> None:
+    Path("baseline.json").write_text(text)
+    assert_one_error(rectify_(*EDIT, "--baseline", "baseline.json"), "--baseline baseline.json")
+
+
+def test_a_baseline_is_compared(rectify_, library) -> None:
+    assert rectify_(*EDIT, "--report", "baseline.json").code == 0
+    assert rectify_(*EDIT, "--force", "--baseline", "baseline.json").code == 0
+    library.figures["accuracy"] = 0.85
+    assert rectify_(*EDIT, "--force", "--baseline", "baseline.json").code == 1
+    assert rectify_(*EDIT, "--force", "--baseline", "baseline.json", "--max-regression", "0.06").code == 0
+    assert library.asked["options"].baseline == json.loads(Path("baseline.json").read_text())
+
+
+def alone(code: str, *words: str, **more) -> subprocess.CompletedProcess:
+    root = Path(__file__).parents[2]
+    env = {**os.environ, "PYTHONPATH": str(root), **more.pop("env", {})}
+    return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, env=env, **more)
+
+
+def test_as_a_module_and_from_any_folder(tmp_path) -> None:
+    done = alone("import runpy; runpy.run_module('rectify', run_name='__main__', alter_sys=True)", "edti", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: no such command: edti; did you mean edit?\n"
+
+
+@pytest.mark.parametrize("words", [["--help"], ["edit", "--help"], ["edit", "--show-config"]])
+def test_a_reader_that_goes_away_is_no_error(tmp_path, words: list[str]) -> None:
+    program = "import os, sys; from rectify.cli.app import main; sys.exit(main(sys.argv[1:]))"
+    root = Path(__file__).parents[2]
+    read, write = os.pipe()
+    os.close(read)
+    env = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run([sys.executable, "-c", program, *words], stdout=write, stderr=subprocess.PIPE, text=True,
+                          env=env, cwd=tmp_path)  # fmt: skip
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_full_disk_behind_stdout_is_2(tmp_path) -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full here")
+    program = "import sys; from rectify.cli.app import main; sys.exit(main(['edit', '--show-config']))"
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, text=True, env=env,
+                              cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == "error: stdout cannot be written: No space left on device\n"
+
+
+@pytest.mark.parametrize("closed", ["1", "2"])
+def test_closed_streams(tmp_path, closed: str) -> None:
+    command = f'"$0" -c "import sys; from rectify.cli.app import main; sys.exit(main([\'edit\']))" {closed}>&-'
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        ["bash", "-c", command, sys.executable], capture_output=True, text=True, env=env, cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+
+
+def test_main_takes_its_words_from_the_process(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["rectify", "--version"])
+    assert main() == 0
+    assert capsys.readouterr().out.startswith("rectify ")

@@ -1,0 +1,153 @@
+"""The chosen report on stdout and nothing else; notes and progress on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from rectify.cli.terminal import Terminal, report_console, write_stdout
+
+from .conftest import PAIR
+
+EDIT = ("edit", "model.pt", *PAIR)
+
+
+def test_json_is_pure_whatever_libraries_print(rectify_, library) -> None:
+    def chatter() -> None:
+        print("a network's own words")
+        warnings.warn("a library's worry", stacklevel=1)
+
+    library.during = chatter
+    said = rectify_(*EDIT, "--format", "json")
+    assert json.loads(said.out)["verdict"] == "pass"
+    assert "a network's own words" in said.err
+    assert "worry" not in said.err
+
+
+def test_junit_is_pure(rectify_, library) -> None:
+    ElementTree.fromstring(rectify_(*EDIT, "--format", "junit", "--max-asr", "0").out)
+
+
+def test_stdout_and_the_report_file_agree(rectify_, library) -> None:
+    said = rectify_(*EDIT, "--format", "json", "--report", "report.json")
+    shown, written = json.loads(said.out), json.loads(Path("report.json").read_text())
+    assert shown == written
+
+
+def test_every_kind_of_report_file(rectify_, library) -> None:
+    names = ["r.json", "r.md", "r.html", "r.xml"]
+    said = rectify_(*EDIT, *[word for name in [*names, "r.json"] for word in ("--report", name)])
+    assert said.code == 0
+    assert all(Path(name).stat().st_size for name in names)
+    assert [line for line in said.err.splitlines() if line.startswith("report: ")] == [f"report: {n}" for n in names]
+
+
+def test_quiet_leaves_the_report_and_the_errors(rectify_, library, monkeypatch) -> None:
+    monkeypatch.setenv("RECTIFY_SOMETHING_ELSE", "1")
+    said = rectify_(*EDIT, "-q", "--report", "r.json")
+    assert said.err == "" and "edit" in said.out
+    assert rectify_("edit", "-q").err.startswith("error: ")
+
+
+def test_nothing_is_drawn_outside_a_terminal(rectify_, library, monkeypatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "\x1b" not in rectify_(*EDIT).err
+
+
+@pytest.mark.parametrize(
+    ("words", "env", "coloured"),
+    [
+        ((), {}, False),
+        ((), {"FORCE_COLOR": "1"}, True),
+        (("--color", "never"), {"FORCE_COLOR": "1"}, False),
+        (("--color", "always"), {}, True),
+        (("--color", "always"), {"NO_COLOR": "1", "TERM": "dumb"}, True),
+        (("--format", "json", "--color", "always"), {"FORCE_COLOR": "1"}, False),
+    ],
+)
+def test_colour(rectify_, library, monkeypatch, words, env, coloured) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert ("\x1b[" in rectify_(*EDIT, "--max-asr", "0", *words).out) is coloured
+
+
+def test_no_color_is_obeyed(rectify_, library, monkeypatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    out = rectify_(*EDIT, "--max-asr", "0").out
+    assert "\x1b[3" not in out and "\x1b[9" not in out  # no colours; bold may stay
+
+
+def test_the_console_prints_layer_names_verbatim(capsys) -> None:
+    console = report_console("auto")
+    console.print("layer4[1] [bold]x[/bold] :smile:")
+    assert capsys.readouterr().out == "layer4[1] [bold]x[/bold] :smile:\n"
+
+
+def test_progress_on_a_terminal_is_transient(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    with Terminal() as terminal:
+        terminal.start("trying [layers]", 3)
+        terminal.advance(2)
+        terminal.say("kept layer4[1]")
+        terminal.start("measuring")
+    streams = capsys.readouterr()
+    assert streams.out == ""
+    assert "kept layer4[1]" in streams.err
+
+
+@pytest.mark.parametrize("how", [{"quiet": True}, {"progress": False}])
+def test_no_progress_when_told(monkeypatch, capsys, how) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with Terminal(**how) as terminal:
+        terminal.start("trying", 3)
+        terminal.advance()
+    assert capsys.readouterr().err == ""
+
+
+def test_verbose_tells_more(capsys) -> None:
+    for verbose in (False, True):
+        Terminal(verbose=verbose).detail("resnet18, 10 classes")
+    assert capsys.readouterr().err.count("resnet18") == 1
+
+
+def test_a_broken_stdout_does_not_raise(monkeypatch) -> None:
+    class Gone:
+        def write(self, text: str) -> None:
+            raise BrokenPipeError
+
+        def fileno(self) -> int:
+            raise OSError
+
+    monkeypatch.setattr(sys, "stdout", Gone())
+    write_stdout("text")
+    monkeypatch.setattr(sys, "stdout", None)
+    write_stdout("text")
+
+
+def test_a_reader_that_goes_away_leaves_the_verdict(rectify_, library, monkeypatch) -> None:
+    from rectify.cli import app
+
+    def broken(text: str) -> None:
+        class Gone:
+            def write(self, text: str) -> None:
+                raise BrokenPipeError
+
+            def fileno(self) -> int:
+                raise OSError
+
+        monkeypatch.setattr(sys, "stdout", Gone())
+        write_stdout(text)
+        monkeypatch.undo()
+
+    monkeypatch.setattr(app, "write_stdout", broken)
+    assert app.main([*EDIT, "--max-asr", "0"]) == 1
