@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from rectify.reporting.words import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
 # Okabe and Ito 2008. Colour never stands alone: marks differ in shape, bars carry their figures.
 BLUE, ORANGE, GREEN, VERMILLION, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9"
-GREY, LIGHT, INK = "#9AA5AE", "#E6EAED", "#1C2126"
+GREY, LIGHT, STRIPE, INK = "#9AA5AE", "#E6EAED", "#F6F8F9", "#1C2126"
 DPI = 144
-FONT = {"family": "DejaVu Sans"}
 
 
 def new_figure(width: float, height: float) -> Figure:
     """A figure of ``width`` by ``height`` inches, apart from pyplot's global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout="constrained")
+    layout = ConstrainedLayoutEngine(w_pad=0.09, h_pad=0.07, wspace=0.01, hspace=0.01)
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout=layout)
     FigureCanvasAgg(figure)
     return figure
 
@@ -36,21 +41,36 @@ def bare(axes: Axes, *keep: str) -> None:
     axes.tick_params(length=0, labelsize=8, labelcolor=INK)
 
 
-def verbatim(texts: Any) -> None:
+def verbatim(texts: Iterable[Text]) -> None:
     """Show texts as they are: no ``$`` in a layer's name starts a formula."""
     for text in texts:
         text.set_parse_math(False)
 
 
+def shorten(text: object, longest: int) -> str:
+    """The text without control characters, and without its middle where it is too long for a picture."""
+    line = printable(text)
+    if len(line) <= longest:
+        return line
+    tail = (longest - 1) // 2
+    return f"{line[: longest - 1 - tail]}…{line[len(line) - tail :]}"
+
+
 def save(figure: Figure, path: Path) -> None:
-    """Write the figure as PNG (or what the suffix says), whole or not at all; equal figures give equal bytes."""
+    """Write the figure as PNG (or what the suffix says), whole or not at all; equal figures give equal bytes.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+    """
     from rectify.files.atomic import write_atomic
 
-    suffix = path.suffix.lower().lstrip(".") or "png"
+    kind = path.suffix.lower().lstrip(".") or "png"
+    metadata: dict[str, Any] = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
     stream = io.BytesIO()
     with warnings.catch_warnings():
         # a class name in a script that the font lacks shows boxes; that is no reason to speak on stderr
         warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")
-        metadata: dict[str, Any] = {"Software": None} if suffix == "png" else {"Date": None} if suffix == "svg" else {}
-        figure.savefig(stream, format=suffix, metadata=metadata)
+        figure.savefig(stream, format=kind, metadata=metadata.get(kind))
     write_atomic(path, stream.getvalue(), force=True)

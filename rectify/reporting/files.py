@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
-from rectify.errors import UsageError
+from rectify.errors import OutputError, UsageError
 from rectify.reporting.verdict import Report
 
 SUFFIXES = (".json", ".md", ".html", ".xml")
@@ -35,7 +34,8 @@ def write_report(report: Report, path: Path, pictures: Mapping[str, Path] | None
     path
         ``.json``, ``.md``, ``.html`` (one self-contained page) or ``.xml`` (JUnit).
     pictures
-        Caption to picture file: inlined into the page, linked from markdown, unused elsewhere.
+        Caption to picture file: inlined into the page; linked from markdown, and copied beside it as
+        ``<stem>.<picture>`` if it lies elsewhere; unused by the other kinds.
 
     Raises
     ------
@@ -61,15 +61,22 @@ def _content(report: Report, path: Path, pictures: Mapping[str, Path]) -> str:
     if suffix == ".md":
         from rectify.reporting.markdown import to_markdown
 
-        return to_markdown(report, {caption: _address(picture, path) for caption, picture in pictures.items()})
+        return to_markdown(report, {caption: _beside(picture, path) for caption, picture in pictures.items()})
     from rectify.reporting.html import to_html
 
     return to_html(report, pictures)
 
 
-def _address(picture: Path, page: Path) -> str:
-    try:
-        relative = os.path.relpath(picture.resolve(), page.resolve().parent)
-    except ValueError:  # another drive
-        return picture.resolve().as_uri()
-    return quote(Path(relative).as_posix())
+def _beside(picture: Path, page: Path) -> str:
+    """The address of a picture seen from a page; one that lies elsewhere is copied beside the page, to stay with it."""
+    from rectify.files.atomic import write_atomic
+
+    folder = page.resolve().parent
+    if not picture.resolve().is_relative_to(folder):
+        try:
+            data = picture.read_bytes()
+        except OSError as error:
+            raise OutputError(f"{picture}: the picture for {page} cannot be read ({error.strerror})") from error
+        picture = folder / f"{page.stem}.{picture.name}"
+        write_atomic(picture, data, force=True)
+    return quote(picture.resolve().relative_to(folder).as_posix())

@@ -8,7 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from rectify.errors import OutputError
-from rectify.reporting.content import facts, reason, tables
+from rectify.reporting.content import facts, headline, reason
+from rectify.reporting.tables import Table, split, tables
 from rectify.reporting.verdict import Report
 from rectify.reporting.words import number, printable
 
@@ -28,24 +29,29 @@ def to_html(report: Report, pictures: Mapping[str, Path] | None = None) -> str:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters["printable"] = printable
+    environment.filters |= {"printable": printable, "bars": bar_columns}
     template = environment.from_string(files("rectify.reporting").joinpath("page.html.j2").read_text(encoding="utf-8"))
-    run = report.get("run") or {}
-    return (
-        template.render(
-            report=report,
-            reason=reason(report),
-            facts=facts(report),
-            tables=tables(report),
-            pictures=[(caption, data_uri(path)) for caption, path in (pictures or {}).items()],
-            warnings=(report.get("edit") or {}).get("warnings") or [],
-            changed=(report.get("edit") or {}).get("changed_tensors") or [],
-            notes=run.get("notes") or [],
-            run=run,
-            duration=number(run.get("duration_s"), 3),
-        ).rstrip()
-        + "\n"
+    run, edit = report.get("run") or {}, report.get("edit") or {}
+    upper, lower = split(tables(report))
+    page = template.render(
+        report=report,
+        sentences=[text for text in (headline(report), reason(report)) if text],
+        facts=facts(report),
+        upper=upper,
+        lower=lower,
+        pictures=[(caption, data_uri(path)) for caption, path in (pictures or {}).items()],
+        warnings=edit.get("warnings") or [],
+        changed=edit.get("changed_tensors") or [],
+        notes=run.get("notes") or [],
+        run=run,
+        duration=number(run.get("duration_s"), 3),
     )
+    return page.rstrip() + "\n"
+
+
+def bar_columns(table: Table) -> list[bool]:
+    """For each column whether it holds bars, which get a column of their own."""
+    return [any(row[index].bar is not None for row in table.rows) for index in range(len(table.columns))]
 
 
 def data_uri(path: Path) -> str:

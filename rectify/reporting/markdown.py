@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from rectify.reporting.content import Cell, Table, facts, reason, tables
+from rectify.reporting.content import facts, headline, reason
+from rectify.reporting.tables import Cell, Table, split, tables
 from rectify.reporting.verdict import Report
 from rectify.reporting.words import printable
 
@@ -30,25 +31,21 @@ def code(text: str) -> str:
 def to_markdown(report: Report, pictures: Mapping[str, str] | None = None) -> str:
     """The report as markdown; ``pictures`` maps captions to addresses."""
     word = {"pass": "✅ pass", "fail": "❌ fail", "inconclusive": "⚠️ inconclusive"}[report["verdict"]]
-    lines = [
-        f"# rectify {report['command']}: {word}",
-        "",
-        f"{escape(reason(report))} (exit code {report['exit_code']})",
-        "",
-    ]
-    lines += [f"- **{name}**: {escape(text)}" for name, text in facts(report)]
-    for table in tables(report):
-        lines += ["", f"## {escape(table.title)}", "", *_table(table)]
-        if table.note:
-            lines += ["", escape(table.note)]
+    lines = [f"# rectify {report['command']}: {word}"]
+    for sentence in (headline(report), f"{reason(report)} (exit code {report['exit_code']})"):
+        lines += ["", escape(sentence)] if sentence else []
+    lines += ["", *(f"- **{name}**: {escape(text)}" for name, text in facts(report))]
+    upper, lower = split(tables(report))
+    for table in upper:
+        lines += _table(table)
     for caption, address in (pictures or {}).items():
         lines += ["", f"![{escape(caption)}]({address})"]
-    warnings = (report.get("edit") or {}).get("warnings") or []
-    notes = (report.get("run") or {}).get("notes") or []
+    for table in lower:
+        lines += _table(table)
+    warnings = [f"- **warning**: {escape(line)}" for line in (report.get("edit") or {}).get("warnings") or []]
+    notes = [f"- {escape(line)}" for line in (report.get("run") or {}).get("notes") or []]
     if warnings or notes:
-        lines += ["", "## Remarks", ""]
-        lines += [f"- **warning**: {escape(line)}" for line in warnings]
-        lines += [f"- {escape(line)}" for line in notes]
+        lines += ["", "## Remarks", "", *warnings, *notes]
     return "\n".join(lines) + "\n"
 
 
@@ -60,7 +57,8 @@ def _cell(cell: Cell) -> str:
 
 
 def _table(table: Table) -> list[str]:
-    lines = ["| " + " | ".join(escape(column.title) for column in table.columns) + " |"]
+    lines = ["", f"## {escape(table.title)}", ""]
+    lines.append("| " + " | ".join(escape(column.title) for column in table.columns) + " |")
     lines.append("|" + "|".join(" ---: " if column.right else " --- " for column in table.columns) + "|")
     lines += ["| " + " | ".join(_cell(cell) for cell in row) + " |" for row in table.rows]
-    return lines
+    return [*lines, "", escape(table.note)] if table.note else lines

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from rectify.reporting.canvas import BLUE, GREY, INK, LIGHT, VERMILLION, bare, new_figure, save, verbatim
+from rectify.reporting.canvas import BLUE, GREY, INK, LIGHT, VERMILLION, bare, new_figure, save, shorten, verbatim
 from rectify.reporting.verdict import Report, measured
-from rectify.reporting.words import percent, printable
+from rectify.reporting.words import percent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import SubFigure
     from numpy.typing import NDArray
 
-ROW = 1.75  # inches a pair
+HEAD, ROW, FIGURES = 0.3, 2.0, 2.5  # inches
 MOST = 8  # pairs shown; a picture of a hundred rows is no picture
+SMALL = 160  # the pixels of smaller images are what a person wants to see; larger ones are smoothed
+NAME = 28  # letters of a class or file name
 
 
 class Prediction(TypedDict):
@@ -38,7 +41,7 @@ class PairRow(_Required, total=False):
     ``clean`` and ``corrupted`` are (H, W, C) or (H, W) in [0, 1], C one or three. ``before`` and ``after`` are the
     predictions on the *corrupted* image, best first (up to three are shown); ``clean_before`` and ``clean_after`` those
     on the clean one. ``label`` is the true class and ``target`` the class that the fault drives to, named as in the
-    predictions.
+    predictions; ``title`` stands under the corrupted image.
     """
 
     title: str
@@ -48,6 +51,14 @@ class PairRow(_Required, total=False):
     after: Sequence[Prediction]
     clean_before: Sequence[Prediction]
     clean_after: Sequence[Prediction]
+
+
+@dataclass(frozen=True)
+class Bars:
+    """A group of bars: (words, before, after) each."""
+
+    title: str
+    bars: tuple[tuple[str, float | None, float | None], ...]
 
 
 def pair_picture(rows: Sequence[PairRow], path: Path) -> None:
@@ -78,8 +89,8 @@ def repair_picture(rows: Sequence[PairRow], path: Path, *, report: Report | None
     groups = figure_groups(report) if report else []
     if not rows and not groups:
         raise ValueError("there is nothing to draw: no pairs and no figures")
-    heights = ([ROW * len(rows) + 0.35] if rows else []) + ([2.4] if groups else [])
-    figure = new_figure(9.6, sum(heights))
+    heights = ([HEAD + ROW * len(rows)] if rows else []) + ([FIGURES] if groups else [])
+    figure = new_figure(10.4, sum(heights))
     parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     if rows:
         _pairs(parts[0], rows)
@@ -112,51 +123,47 @@ def amplified(clean: NDArray[Any], corrupted: NDArray[Any]) -> tuple[NDArray[Any
 
 
 def _pairs(part: SubFigure, rows: Sequence[PairRow]) -> None:
-    axes = part.subplots(len(rows), 5, squeeze=False, width_ratios=[1, 1, 1, 1.45, 1.45])
-    for index, row in enumerate(rows):
-        clean, corrupted, difference, before, after = axes[index]
+    axes = part.subplots(len(rows), 5, squeeze=False, width_ratios=[1, 1, 1, 1.4, 1.4])
+    titles = ("clean", "corrupted", "difference", "corrupted image, before", "corrupted image, after")
+    for place, title in enumerate(titles):
+        axes[0][place].set_title(title, fontsize=9, fontweight="bold", color=INK, loc="left" if place > 2 else "center")
+    for row, (clean, corrupted, difference, before, after) in zip(rows, axes, strict=True):
         stretched, factor = amplified(row["clean"], row["corrupted"])
-        _show(clean, _image(row["clean"]), "clean" if index == 0 else "")
-        _show(corrupted, _image(row["corrupted"]), "corrupted" if index == 0 else "")
-        _show(difference, stretched, "difference" if index == 0 else "", map="magma")
-        clean.set_xlabel(_clean_words(row), fontsize=7.5, color=INK)
-        corrupted.set_xlabel(printable(row.get("title", "")), fontsize=7.5, color=INK)
-        difference.set_xlabel(f"amplified ×{factor:.1f}", fontsize=7.5, color=INK)
-        verbatim([clean.xaxis.label, corrupted.xaxis.label])
-        _predictions(before, row, row.get("before", ()), "corrupted image, before" if index == 0 else "")
-        _predictions(after, row, row.get("after", ()), "corrupted image, after" if index == 0 else "")
+        _show(clean, _image(row["clean"]), _clean_words(row))
+        _show(corrupted, _image(row["corrupted"]), shorten(row.get("title", ""), NAME))
+        _show(difference, stretched, f"amplified ×{factor:.1f}", colours="magma")
+        _predictions(before, row, row.get("before", ()))
+        _predictions(after, row, row.get("after", ()))
 
 
 def _clean_words(row: PairRow) -> str:
-    lines = []
-    if "label" in row:
-        lines.append(f"class {row['label']}")
-    said = [row[key][0] for key in ("clean_before", "clean_after") if row.get(key)]
-    if said:
-        lines.append("read as " + " → ".join(f"{one['name']} {percent(one['confidence'], 1)}" for one in said))
-    return printable("\n".join(lines)).replace("\\n", "\n")
+    lines = [f"true class: {shorten(row['label'], NAME)}"] if "label" in row else []
+    for words, predictions in (("before", row.get("clean_before")), ("after", row.get("clean_after"))):
+        if predictions:
+            best = predictions[0]
+            lines.append(f"{words}: {shorten(best['name'], NAME - 8)} {percent(best['confidence'], 1)}")
+    return "\n".join(lines)
 
 
-def _show(axes: Axes, image: NDArray[Any], title: str, map: str = "gray") -> None:
-    small = max(image.shape[:2]) < 160  # pixels of small images are what a person wants to see; large ones are smoothed
-    axes.imshow(image, cmap=map, vmin=0, vmax=1, interpolation="nearest" if small else "antialiased")
+def _show(axes: Axes, image: NDArray[Any], words: str, colours: str = "gray") -> None:
+    small = max(image.shape[:2]) < SMALL
+    axes.imshow(image, cmap=colours, vmin=0, vmax=1, interpolation="nearest" if small else "antialiased")
     axes.set_xticks([])
     axes.set_yticks([])
+    axes.set_xlabel(words, fontsize=7.5, color=INK)
+    verbatim([axes.xaxis.label])
     for spine in axes.spines.values():
         spine.set_color(GREY)
         spine.set_linewidth(0.6)
-    if title:
-        axes.set_title(title, fontsize=9, color=INK)
 
 
-def _predictions(axes: Axes, row: PairRow, predictions: Sequence[Prediction], title: str) -> None:
-    shown = list(predictions)[:3]
+def _predictions(axes: Axes, row: PairRow, predictions: Sequence[Prediction]) -> None:
     bare(axes)
     axes.set_xlim(0, 1)
-    axes.set_ylim(2.6, -0.6)
+    axes.set_ylim(2.75, -0.55)
     axes.set_xticks([])
     axes.set_yticks([])
-    for place, one in enumerate(shown):
+    for place, one in enumerate(list(predictions)[:3]):
         colour, word = GREY, ""
         if one["name"] == row.get("label"):
             colour, word = BLUE, " (true)"
@@ -164,50 +171,56 @@ def _predictions(axes: Axes, row: PairRow, predictions: Sequence[Prediction], ti
             colour, word = VERMILLION, " (target)"
         axes.barh(place + 0.18, 1, height=0.3, color=LIGHT, zorder=1)
         axes.barh(place + 0.18, min(max(one["confidence"], 0.0), 1.0), height=0.3, color=colour, zorder=2)
-        name = axes.text(0, place - 0.06, printable(one["name"]) + word, fontsize=8, va="bottom", color=INK)
-        verbatim([name])
-        axes.text(1, place - 0.06, percent(one["confidence"], 1), fontsize=8, va="bottom", ha="right", color=INK)
-    if title:
-        axes.set_title(title, fontsize=9, color=INK, loc="left")
+        name = shorten(one["name"], NAME - len(word) - 4) + word
+        verbatim([axes.text(0, place - 0.04, name, fontsize=8, va="bottom", color=INK)])
+        axes.text(1, place - 0.04, percent(one["confidence"], 1), fontsize=8, va="bottom", ha="right", color=INK)
 
 
-def figure_groups(report: Report) -> list[tuple[str, list[tuple[str, float | None, float | None]]]]:
-    """What the bars show: (title, [(words, before, after)]) for the figures and for those on the holdout."""
+def figure_groups(report: Report) -> list[Bars]:
+    """What the bars show: the figures, and those on the holdout."""
     metrics = report.get("metrics") or {}
     groups = []
-    for title, part in (("figures", metrics), ("on the holdout pairs", metrics.get("holdout") or {})):
+    for title, part in (("figures", metrics), ("figures on the holdout pairs", metrics.get("holdout") or {})):
         before, after = part.get("before") or {}, part.get("after") or {}
-        bars = [
+        base = measured(after.get("base_rate"))
+        base = measured(before.get("base_rate")) if base is None else base
+        asr = "attack success" if base is None else f"attack success\n(base rate {percent(base, 1)})"
+        bars = tuple(
             (words, measured(before.get(key)), measured(after.get(key)))
-            for key, words in (("accuracy", "accuracy"), ("asr", "attack\nsuccess"), ("recovery", "recovery"))
-        ]
-        bars = [one for one in bars if one[1] is not None or one[2] is not None]
+            for key, words in (("accuracy", "accuracy"), ("asr", asr), ("recovery", "recovery"))
+        )
+        bars = tuple(one for one in bars if one[1] is not None or one[2] is not None)
         if bars:
-            groups.append((title, bars))
+            groups.append(Bars(title, bars))
     return groups
 
 
-def _figures(part: SubFigure, groups: list[tuple[str, list[tuple[str, float | None, float | None]]]]) -> None:
-    widths = [len(bars) for _, bars in groups]
-    panels = part.subplots(1, len(groups), squeeze=False, sharey=True, width_ratios=widths)[0]
-    for axes, (title, bars) in zip(panels, groups, strict=True):
+def _figures(part: SubFigure, groups: Sequence[Bars]) -> None:
+    widths = [len(group.bars) for group in groups]
+    blank = [max(1, 6 - sum(widths))]  # so that the bars of one group are not stretched over the whole width
+    panels = part.subplots(1, len(groups) + 1, squeeze=False, sharey=True, width_ratios=[*widths, *blank])[0]
+    panels[-1].axis("off")
+    both = any(before is not None and after is not None for group in groups for _, before, after in group.bars)
+    for axes, group in zip(panels, groups, strict=False):
         bare(axes, "bottom")
-        for place, (_, before, after) in enumerate(bars):
-            _bar(axes, place - 0.2, before, "white", "before")
-            _bar(axes, place + 0.2, after, BLUE, "after")
-        axes.set_xticks(range(len(bars)), [words for words, _, _ in bars], fontsize=8)
+        for place, (_, before, after) in enumerate(group.bars):
+            _bar(axes, place - 0.2 * both, before, "white", "before the edit")
+            _bar(axes, place + 0.2 * both, after, BLUE, "after the edit")
+        axes.set_xticks(range(len(group.bars)), [words for words, _, _ in group.bars], fontsize=8)
         axes.set_yticks([])
-        axes.set_xlim(-0.6, len(bars) - 0.4)
+        axes.set_xlim(-0.6, len(group.bars) - 0.4)
         axes.set_ylim(0, 1.15)
-        axes.set_title(title, fontsize=9, loc="left", color=INK)
-    handles, labels = panels[0].get_legend_handles_labels()
-    unique: Mapping[str, Any] = dict(zip(labels, handles, strict=True))
-    part.legend(unique.values(), unique.keys(), loc="outside right upper", fontsize=8, frameon=False)
+        axes.set_title(group.title, fontsize=9, fontweight="bold", loc="left", color=INK)
+    if both:
+        handles: dict[str, Any] = {}
+        for axes in panels:
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+                handles.setdefault(label, handle)
+        panels[-1].legend(handles.values(), handles.keys(), loc="upper left", fontsize=8, frameon=False)
 
 
 def _bar(axes: Axes, x: float, value: float | None, colour: str, label: str) -> None:
     if value is None:
-        axes.text(x, 0.02, "–", ha="center", va="bottom", fontsize=7.5, color=GREY)
         return
     axes.bar(x, value, width=0.36, facecolor=colour, edgecolor=BLUE, linewidth=0.9, label=label, zorder=2)
     axes.text(x, value + 0.02, percent(value, 1), ha="center", va="bottom", fontsize=7.5, color=INK)

@@ -1,23 +1,44 @@
-"""A report for the terminal: rich tables with small bars, at most 80 columns unless the terminal is wider."""
+"""A report for the terminal: rich tables with small bars, at most as wide as the console."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
 
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console
-from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from rectify.reporting.content import Cell, Column, Table, facts, reason, tables
+from rectify.reporting.content import facts, headline, reason
+from rectify.reporting.tables import Table, tables
 from rectify.reporting.verdict import Report
 from rectify.reporting.words import bar, printable, to_ascii
 
 STYLES = {"": "", "good": "green", "bad": "red", "quiet": "dim", "strong": "bold"}
 VERDICTS = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
-BAR = 8
-NAME = 24  # a layer's name is folded to no less than this while there are columns to spare
-LAYERS = 24
+BAR = 7
+WRAP = 24  # a flexible column is wrapped to no less than this while another can be left out
+GAP = 2
+LAYERS = {"localize": 24}
+FEW_LAYERS = 8  # of an edit or evaluation, which are about other things
+
+
+@dataclass
+class _Column:
+    """A column as it is drawn: bars have columns of their own, so that they begin below each other."""
+
+    title: Text
+    cells: list[Text]
+    justify: Literal["left", "right"]
+    spare: int = 0
+    flexible: bool = False
+
+    def width(self) -> int:
+        lines = [cell_len(line) for line in self.title.plain.splitlines() or [""]]
+        widest = max(cell_len(text.plain) for text in self.cells)
+        return max(min(widest, WRAP) if self.flexible else widest, *lines)
 
 
 def print_text(report: Report, console: Console, *, every_layer: bool = False) -> None:
@@ -32,77 +53,85 @@ def print_text(report: Report, console: Console, *, every_layer: bool = False) -
     every_layer
         List all layers even where there are many.
     """
-    ascii_only = console.options.ascii_only
+    plain = bool(console.options.ascii_only)
+    _head(report, console, plain)
+    console.print()
+    console.print(_facts(report, plain))
+    limit = None if every_layer else LAYERS.get(report["command"], FEW_LAYERS)
+    for table in tables(report, limit=limit):
+        console.print()
+        console.print(_text(table.title, plain, "bold"))
+        console.print(_table(table, console.width, plain))
+        if table.note:
+            console.print(_text(table.note, plain, "dim"))
+    _remarks(report, console, plain)
+
+
+def _text(text: str, plain: bool, style: str = "") -> Text:
+    return Text(to_ascii(text) if plain else text, style=style)
+
+
+def _head(report: Report, console: Console, plain: bool) -> None:
     head = Text.assemble(
         (f"rectify {report['command']}: ", "bold"),
         (str(report["verdict"]).upper(), VERDICTS[report["verdict"]]),
         (f" (exit code {report['exit_code']})", "dim"),
     )
     console.print(head)
-    console.print(_text(printable(reason(report)), ascii_only))
-    console.print(Padding(_facts(report, ascii_only), (1, 0, 0, 0)))
-    for table in tables(report, limit=None if every_layer else LAYERS):
-        console.print()
-        console.print(_text(table.title, ascii_only, "bold"))
-        console.print(_table(table, console.width, ascii_only))
-        if table.note:
-            console.print(_text(table.note, ascii_only, "dim"))
-    _remarks(report, console, ascii_only)
+    for line in (headline(report), reason(report)):
+        if line:
+            console.print(_text(printable(line), plain))
 
 
-def _text(text: str, ascii_only: bool, style: str = "") -> Text:
-    return Text(to_ascii(text) if ascii_only else text, style=style)
-
-
-def _facts(report: Report, ascii_only: bool) -> RichTable:
-    grid = RichTable.grid(padding=(0, 2, 0, 0))
+def _facts(report: Report, plain: bool) -> RichTable:
+    grid = RichTable.grid(padding=(0, GAP, 0, 0))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
     for name, line in facts(report):
-        grid.add_row(_text(name, ascii_only, "bold red" if name == "warning" else "dim"), _text(line, ascii_only))
+        grid.add_row(_text(name, plain, "bold red" if name == "warning" else "dim"), _text(line, plain))
     return grid
 
 
-def _cell(cell: Cell, bars: bool, ascii_only: bool) -> Text:
-    text = _text(printable(cell.text), ascii_only, STYLES[cell.mood])
-    if bars:
-        text.append(" " + bar(cell.bar, BAR, ascii_only=ascii_only), style="" if cell.mood == "quiet" else "cyan")
-    return text
-
-
-def _widths(columns: list[tuple[Column, list[Text]]]) -> int:
-    total = 0
-    for column, cells in columns:
-        widest = max(cell_len(text.plain) for text in cells)
-        name = column.title == "layer"
-        total += max(min(widest, NAME) if name else widest, cell_len(column.title)) + 2
-    return total
-
-
-def _table(table: Table, width: int, ascii_only: bool) -> RichTable:
-    columns: list[tuple[Column, list[Text]]] = []
+def _columns(table: Table, plain: bool) -> list[_Column]:
+    drawn = []
     for index, column in enumerate(table.columns):
-        bars = any(row[index].bar is not None for row in table.rows)
-        columns.append((column, [_cell(row[index], bars, ascii_only) for row in table.rows]))
-    while _widths(columns) > width and any(column.spare for column, _ in columns):
-        worst = max(column.spare for column, _ in columns)
-        columns = [pair for pair in columns if pair[0].spare != worst]
-    drawn = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1), header_style="dim")
-    for column, _ in columns:
-        name = column.title in ("layer", "why")
-        justify = "right" if column.right else "left"
-        title = _text(column.title, ascii_only)
-        drawn.add_column(title, justify=justify, no_wrap=not name, overflow="fold")  # type: ignore[arg-type]
-    for cells in zip(*(cells for _, cells in columns), strict=True):
+        cells = [row[index] for row in table.rows]
+        texts = [_text(printable(cell.text), plain, STYLES[cell.mood]) for cell in cells]
+        title = _text(column.narrow or column.title, plain)
+        drawn.append(_Column(title, texts, "right" if column.right else "left", column.spare, column.flexible))
+        if any(cell.bar is not None for cell in cells):
+            bars = [
+                Text(bar(cell.bar, BAR, ascii_only=plain), style="dim" if cell.mood == "quiet" else "cyan")
+                for cell in cells
+            ]
+            drawn.append(_Column(Text(""), bars, "left", column.spare))
+    return drawn
+
+
+def _table(table: Table, width: int, plain: bool) -> RichTable:
+    columns = _columns(table, plain)
+    while sum(column.width() + GAP for column in columns) - GAP > width and any(column.spare for column in columns):
+        worst = max(column.spare for column in columns)
+        columns = [column for column in columns if column.spare != worst]
+    # one blank of padding and the blank that stands for the divider are the gap of two
+    drawn = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    lines = max(column.title.plain.count("\n") for column in columns)
+    for column in columns:
+        column.title = Text("\n" * (lines - column.title.plain.count("\n")) + column.title.plain)
+        wrap = column.flexible
+        drawn.add_column(column.title, justify=column.justify, no_wrap=not wrap, overflow="fold")
+    for cells in zip(*(column.cells for column in columns), strict=True):
         drawn.add_row(*cells)
     return drawn
 
 
-def _remarks(report: Report, console: Console, ascii_only: bool) -> None:
+def _remarks(report: Report, console: Console, plain: bool) -> None:
     warnings = (report.get("edit") or {}).get("warnings") or []
     notes = (report.get("run") or {}).get("notes") or []
     if warnings or notes:
         console.print()
     for words, style, lines in (("warning: ", "yellow", warnings), ("note: ", "dim", notes)):
         for line in lines:
-            console.print(Text(words, style).append_text(_text(printable(line), ascii_only)))
+            console.print(
+                Text(words, style).append_text(_text(printable(line), plain, "dim" if style == "dim" else ""))
+            )

@@ -200,7 +200,9 @@ def decide(gates: Iterable[Gate], *, inconclusive: str | None = None, exit_zero:
         reason = f"{len(failed)} of {len(gates)} gates failed: " + "; ".join(explain(gate) for gate in failed)
         reason = reason.replace("1 of 1 gates", "the gate", 1)
         return Verdict("fail", int(ExitCode.OK if exit_zero else ExitCode.GATE_VIOLATED), gates, reason)
-    reason = {0: "no gate was set", 1: "the gate held"}.get(len(gates), f"all {len(gates)} gates held")
+    reason = {0: "no gate was set", 1: "the gate held", 2: "both gates held"}.get(
+        len(gates), f"all {len(gates)} gates held"
+    )
     return Verdict("pass", int(ExitCode.OK), gates, reason)
 
 
@@ -208,10 +210,8 @@ def gate_label(name: str) -> str:
     """What a gate measures, in words."""
     if name in GATES:
         return GATES[name].label
-    figure = name.removeprefix("regression_")
-    return {"accuracy": "loss of accuracy", "asr": "rise of attack success", "recovery": "loss of recovery"}.get(
-        figure, name
-    )
+    words = {"accuracy": "loss of accuracy", "asr": "rise of attack success", "recovery": "loss of recovery"}
+    return words.get(name.removeprefix("regression_"), name)
 
 
 def gate_sign(name: str) -> str:
@@ -221,10 +221,12 @@ def gate_sign(name: str) -> str:
 
 def gate_figure(name: str, value: float | None) -> str:
     """A gate's limit or value as people read it: percent for fractions."""
-    from rectify.reporting.words import number, percent
+    from rectify.reporting.words import MISSING, percent
 
     fraction = GATES[name].fraction if name in GATES else name.startswith("regression_")
-    return percent(value) if fraction else number(value)
+    if fraction:
+        return percent(value)
+    return MISSING if value is None else f"{value:.4g}"
 
 
 def explain(gate: Gate) -> str:

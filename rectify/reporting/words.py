@@ -7,39 +7,25 @@ from collections.abc import Sequence
 
 MISSING = "–"
 _ASCII = str.maketrans(
-    {
-        "–": "-",
-        "—": "-",
-        "−": "-",
-        "×": "x",
-        "≤": "<=",
-        "≥": ">=",
-        "→": "->",
-        "·": "-",
-        "…": "...",
-        "✓": "ok",
-        "✗": "NO",
-    }
+    {"–": "-", "×": "x", "≤": "<=", "≥": ">=", "→": "->", "·": "-", "…": "...", "✓": "+", "✗": "x", "‖": "|", "Δ": "D"}
 )
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
-
-
-def _finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
 
 
 def percent(value: float | None, digits: int = 2) -> str:
     """A fraction as percent: 0.9937 is ``99.37%``; None and non-finite values are a dash."""
     if value is None or not math.isfinite(value):
         return MISSING
-    return f"{100 * value:.{digits}f}%".replace("-0.00%", "0.00%")
+    text = f"{100 * value:.{digits}f}"
+    return f"{text if float(text) else text.lstrip('-')}%"
 
 
 def points(value: float | None) -> str:
-    """A difference of fractions in percentage points, signed: ``+1.20``."""
+    """A difference of fractions in percentage points, signed: ``+1.20``, and ``0.00`` for none."""
     if value is None or not math.isfinite(value):
         return MISSING
-    return f"{100 * value:+.2f}".replace("-0.00", "+0.00")
+    text = f"{100 * value:+.2f}"
+    return "0.00" if text in ("+0.00", "-0.00") else text
 
 
 def number(value: float | None, figures: int = 4) -> str:
@@ -52,7 +38,28 @@ def number(value: float | None, figures: int = 4) -> str:
     if size >= 10**6 or size < 10**-4:
         return f"{value:.{max(figures - 2, 0)}e}"
     decimals = max(0, figures - 1 - math.floor(math.log10(size)))
-    return f"{value:.{min(decimals, figures)}f}"
+    return f"{value:.{min(decimals, figures + 1)}f}"
+
+
+def aligned(values: Sequence[float | None]) -> list[str]:
+    """Numbers of one column, all with the same decimals, so that the eye can compare them.
+
+    The middle one gets three significant figures; one too small for the decimals is ``<0.01``.
+    """
+    known = sorted(abs(value) for value in values if value is not None and math.isfinite(value) and value != 0)
+    if not known or known[-1] >= 10**6 or known[-1] < 10**-4:
+        return [number(value, 3) for value in values]
+    decimals = min(4, max(0, 2 - math.floor(math.log10(known[len(known) // 2]))))
+    least = 0.5 * 10**-decimals
+    texts = []
+    for value in values:
+        if value is None or not math.isfinite(value):
+            texts.append(MISSING)
+        elif 0 < abs(value) < least:
+            texts.append(f"{'<' if value > 0 else '>-'}{10**-decimals:.{decimals}f}")
+        else:
+            texts.append(f"{value:.{decimals}f}")
+    return texts
 
 
 def signed(value: float | None, figures: int = 4) -> str:

@@ -1,0 +1,277 @@
+"""The tables of a report, free of any format: gates, figures, edit steps, layers, trial edits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rectify.reporting.content import gates, main_figure, ranked
+from rectify.reporting.verdict import Report, gate_figure, gate_label, gate_sign, measured
+from rectify.reporting.words import aligned, layer_kind, number, percent, plural, points, printable, signed
+
+Mood = Literal["", "good", "bad", "quiet", "strong"]
+BASE_RATE_NOTE = "Base rate: clean images of other classes that get the target anyway; attack success can fall to it."
+TRIAGE_NOTE = (
+    "Only a data-free triage: it looks for channels of unusual gain and knows nothing of your fault. "
+    "A pair of images, one clean and one corrupted, would add which layer carries this fault, "
+    "how well it can be edited, and a repair."
+)
+NAMED = 4  # names in a sentence
+SLACK = 4  # a table is not cut to save fewer rows than this
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: its text, a bar's share in [0, 1] if it has one, its mood, and whether it is a name."""
+
+    text: str
+    bar: float | None = None
+    mood: Mood = ""
+    code: bool = False
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's heading and, for eighty columns of text, a shorter one of several lines.
+
+    ``spare`` columns are left out, highest first, where the width does not suffice; ``flexible`` ones are wrapped.
+    """
+
+    title: str
+    right: bool = True
+    spare: int = 0
+    narrow: str = ""
+    flexible: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A titled table; ``note`` is a sentence under it."""
+
+    key: str
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    note: str = ""
+
+
+def tables(report: Report, *, limit: int | None = None) -> list[Table]:
+    """All tables that have rows, in reading order: what the command is for comes first.
+
+    ``limit`` shortens the tables of layers to their best rows when there are many more.
+    """
+    layers = [layer_table(report, limit), trial_table(report, limit)]
+    results = [*figure_tables(report), step_table(report)]
+    order = [*layers, *results] if report["command"] == "localize" else [*results, *layers]
+    return [table for table in (gate_table(report), *order) if table is not None and table.rows]
+
+
+def split(found: list[Table]) -> tuple[list[Table], list[Table]]:
+    """The tables before and from the table of layers on: pictures stand between them."""
+    place = next((index for index, table in enumerate(found) if table.key == "layers"), len(found))
+    return found[:place], found[place:]
+
+
+def gate_table(report: Report) -> Table:
+    """One row a gate: held or not, what it measures, limit, value."""
+    rows = []
+    for gate in gates(report):
+        mood: Mood = "good" if gate.passed else "bad"
+        value = "not measured" if gate.value is None else gate_figure(gate.name, gate.value)
+        rows.append(
+            (
+                Cell("✓ held" if gate.passed else "✗ failed", mood=mood),
+                Cell(gate.name, code=True),
+                Cell(gate_label(gate.name)),
+                Cell(f"{gate_sign(gate.name)} {gate_figure(gate.name, gate.limit)}"),
+                Cell(value, mood=mood),
+            )
+        )
+    columns = (Column("", False), Column("gate", False), Column("measures", False, 1), Column("limit"), Column("value"))
+    return Table("gates", "Gates", columns, tuple(rows))
+
+
+_FIGURES: tuple[tuple[str, str, int], ...] = (  # key, words, +1 where more is better
+    ("accuracy", "accuracy", +1),
+    ("asr", "attack success", -1),
+    ("base_rate", "base rate", 0),
+    ("recovery", "recovery", +1),
+    ("gap", "gap", -1),
+    ("agreement", "agreement", +1),
+    ("leakage", "leakage", -1),
+)
+_PLAIN = {"gap", "leakage"}  # no fractions
+
+
+def figure_tables(report: Report) -> list[Table]:
+    """Before, after and change of accuracy, attack success (with base rate), recovery, gap; the holdout apart."""
+    metrics = report.get("metrics") or {}
+    found: list[Table] = []
+    parts = (("figures", "Figures", metrics), ("holdout", "Figures on the holdout pairs", metrics.get("holdout") or {}))
+    for key, title, part in parts:
+        sides = [(name, part[name]) for name in ("before", "after") if part.get(name)]
+        if sides:
+            explained = any(BASE_RATE_NOTE in table.note for table in found)
+            has_base = any(side.get("base_rate") is not None for _, side in sides)
+            found.append(_figure_table(key, title, sides, BASE_RATE_NOTE if has_base and not explained else ""))
+    return found
+
+
+def _figure_table(key: str, title: str, sides: Sequence[tuple[str, Mapping[str, Any]]], note: str) -> Table:
+    rows = []
+    for name, words, better in _FIGURES:
+        values = [measured(part.get(name)) for _, part in sides]
+        if all(value is None for value in values):
+            continue
+        mood: Mood = "" if better else "quiet"
+        cells = [Cell(words, mood=mood)]
+        for value in values:
+            share = None if name in _PLAIN or not better else value
+            cells.append(Cell(number(value, 3) if name in _PLAIN else percent(value), bar=share, mood=mood))
+        if len(values) == 2:
+            cells.append(_change(name, values[0], values[1], better))
+        rows.append(tuple(cells))
+    titles = [*(name for name, _ in sides), "change"] if len(sides) == 2 else ["measured"]
+    return Table(key, title, (Column("", False), *(Column(name) for name in titles)), tuple(rows), note)
+
+
+def _change(name: str, before: float | None, after: float | None, better: int) -> Cell:
+    if before is None or after is None:
+        return Cell("")
+    change = after - before
+    plain = name in _PLAIN
+    mood: Mood = "quiet"
+    if better and abs(change) >= 5e-5:
+        gain = abs(before) - abs(after) if plain else change * better
+        mood = "good" if gain > 0 else "bad"
+    return Cell(signed(change, 3) if plain else f"{points(change)} pp", mood=mood)
+
+
+def step_table(report: Report) -> Table | None:
+    """The edit, step by step."""
+    edit = report.get("edit")
+    if not edit:
+        return None
+    columns: tuple[Column, ...] = (
+        Column("layer", False, flexible=True),
+        Column("rank"),
+        Column("‖Δ‖", spare=2),
+        Column("of ‖W‖"),
+        Column("gap"),
+        Column("kept", False),
+        Column("why", False, flexible=True),
+    )
+    rows = tuple(_step_row(step) for step in edit["steps"])
+    if not any(row[-1].text for row in rows):
+        columns, rows = columns[:-1], tuple(row[:-1] for row in rows)
+    policy = f", {edit['policy']}" if edit.get("policy") else ""
+    return Table("edit", printable(f"Edit ({edit['mode']}{policy})"), columns, rows, _changed_note(edit))
+
+
+def _step_row(step: Mapping[str, Any]) -> tuple[Cell, ...]:
+    mood: Mood = "" if step["kept"] else "quiet"
+    gaps = f"{number(measured(step['gap_before']), 3)} → {number(measured(step['gap_after']), 3)}"
+    return (
+        Cell(str(step["layer"]), mood=mood, code=True),
+        Cell(str(step["rank"]), mood=mood),
+        Cell(number(measured(step["delta_norm"]), 3), mood=mood),
+        Cell(percent(measured(step["relative_norm"])), mood=mood),
+        Cell(gaps, mood=mood),
+        Cell("✓ yes" if step["kept"] else "✗ no", mood="good" if step["kept"] else "quiet"),
+        Cell(printable(step.get("reason") or ""), mood=mood),
+    )
+
+
+def _changed_note(edit: Mapping[str, Any]) -> str:
+    changed = plural(len(edit["changed_tensors"]), "tensor")
+    if not edit["changed_tensors"]:
+        return "No tensor was changed."
+    if edit["out"] is not None:
+        return f"{changed} changed; all others are bit-identical."
+    return f"{changed} would change (dry run)." if edit["dry_run"] else f"{changed} changed in the rejected result."
+
+
+_LAYER_FIGURES = (
+    ("attribution", Column("attribution", narrow="attri-\nbution")),
+    ("completeness_gap", Column("completeness gap", narrow="compl.\ngap")),
+    ("out_of_span", Column("out of span", narrow="out of\nspan")),
+    ("leverage", Column("leverage", spare=2)),
+    ("editability_scale_free", Column("scale-free", spare=3)),
+)
+
+
+def _cut(layers: Sequence[Mapping[str, Any]], limit: int | None) -> Sequence[Mapping[str, Any]]:
+    return layers if limit is None or len(layers) <= limit + SLACK else layers[:limit]
+
+
+def layer_table(report: Report, limit: int | None = None) -> Table | None:
+    """Every layer by rank: editability (or outlier score), attribution, completeness gap, out-of-span residual."""
+    localize = report.get("localize")
+    if not localize:
+        return None
+    key, words = main_figure(localize)
+    layers = ranked(localize["layers"])
+    shown = _cut(layers, limit)
+    top = max((measured(layer.get(key)) or 0.0 for layer in layers), default=0.0) or 1.0
+    others = [pair for pair in _LAYER_FIGURES if any(measured(layer.get(pair[0])) is not None for layer in layers)]
+    values = [aligned([measured(layer.get(name)) for layer in shown]) for name in (key, *(name for name, _ in others))]
+    rows = []
+    for layer, first, *rest in zip(shown, *values, strict=True):
+        mood: Mood = "quiet" if not layer["candidate"] else "strong" if layer["rank"] == 1 else ""
+        score = measured(layer.get(key))
+        rows.append(
+            (
+                Cell("" if layer["rank"] is None else str(layer["rank"]), mood=mood),
+                Cell(str(layer["name"]), mood=mood, code=True),
+                Cell(layer_kind(layer["kind"], layer["shape"]), mood=mood),
+                Cell(first, bar=None if score is None else min(1.0, max(0.0, score / top)), mood=mood),
+                *(Cell(text, mood=mood) for text in rest),
+            )
+        )
+    head = (Column("#"), Column("layer", False, flexible=True), Column("kind", False, 1), Column(words))
+    note = _layer_note(localize, layers, len(layers) - len(shown))
+    return Table("layers", _layer_title(localize), (*head, *(column for _, column in others)), tuple(rows), note)
+
+
+def _layer_title(localize: Mapping[str, Any]) -> str:
+    method = localize["method"].replace("-gradients", " gradients").replace("-triage", " triage")
+    target = "" if localize.get("target") is None else f", target class {localize['target']}"
+    gap = measured(localize.get("completeness_gap"))
+    return f"Layers ({method}{target}{'' if gap is None else f', completeness gap {number(gap, 3)}'})"
+
+
+def _layer_note(localize: Mapping[str, Any], layers: Sequence[Mapping[str, Any]], hidden: int) -> str:
+    notes = []
+    if hidden:
+        notes.append(f"… and {plural(hidden, 'more layer')}: --report FILE.html or --format json has them all.")
+    if outside := [str(layer["name"]) for layer in layers if not layer["candidate"]]:
+        more = f" and {len(outside) - NAMED:,} more" if len(outside) > NAMED else ""
+        notes.append(f"Not offered for an edit: {', '.join(outside[:NAMED])}{more}.")
+    if localize["method"] == "data-free-triage":
+        notes.append(TRIAGE_NOTE)
+    return " ".join(notes)
+
+
+def trial_table(report: Report, limit: int | None = None) -> Table | None:
+    """What a trial edit of each single layer did to the pairs."""
+    tried = [layer for layer in ranked((report.get("localize") or {}).get("layers") or []) if layer.get("trial")]
+    shown = _cut(tried, limit)
+    gaps = aligned([measured(layer["trial"]["gap_after"]) for layer in shown])
+    rows = tuple(
+        (
+            Cell("" if layer["rank"] is None else str(layer["rank"])),
+            Cell(str(layer["name"]), code=True),
+            Cell(gap),
+            Cell(percent(measured(layer["trial"]["asr"]))),
+            Cell(percent(measured(layer["trial"]["recovery"])), bar=measured(layer["trial"]["recovery"])),
+            Cell(percent(measured(layer["trial"]["agreement"]))),
+        )
+        for layer, gap in zip(shown, gaps, strict=True)
+    )
+    titles = ("gap after", "attack success", "recovery", "agreement")
+    columns = (Column("#"), Column("layer", False, flexible=True), *(Column(title) for title in titles))
+    note = "Agreement: share of calibration images that keep their prediction."
+    if len(shown) < len(tried):
+        note = f"… and {plural(len(tried) - len(shown), 'more trial')}. {note}"
+    return Table("trials", "Trial edits of single layers", columns, rows, note)
