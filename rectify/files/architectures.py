@@ -120,9 +120,10 @@ def load_into(network: nn.Module, checkpoint: Checkpoint) -> None:
     missing = [name for name in _missing(expected, checkpoint.state) if not name.endswith(_COUNTER)]
     unexpected = [name for name in checkpoint.state if name not in expected]
     shared = expected.keys() & checkpoint.state.keys()
-    wrong = [name for name in expected if name in shared and expected[name].shape != checkpoint.state[name].shape]
+    wrong = [name for name in expected if name in shared and not _fits(expected[name], checkpoint.state[name])]
     if missing or unexpected or wrong:
-        raise ArchitectureError(_diff(expected, checkpoint, missing, unexpected, wrong))
+        what = type(network).__name__
+        raise ArchitectureError(_diff(what, expected, checkpoint, missing, unexpected, wrong))
     try:
         network.load_state_dict(checkpoint.state, strict=False)
     except Exception as error:  # the network's own loading hooks may raise anything
@@ -136,8 +137,19 @@ def _missing(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> lis
     return [n for n, value in expected.items() if n not in state and (value.data_ptr(), value.shape) not in present]
 
 
+def _fits(own: Tensor, given: Tensor) -> bool:
+    """Same shape, and no whole or complex numbers where the network has real ones (weights packed into int8)."""
+    real = not own.is_floating_point() or given.is_floating_point()
+    return own.shape == given.shape and real
+
+
 def _diff(
-    expected: Mapping[str, Tensor], checkpoint: Checkpoint, missing: list[str], unexpected: list[str], wrong: list[str]
+    what: str,
+    expected: Mapping[str, Tensor],
+    checkpoint: Checkpoint,
+    missing: list[str],
+    unexpected: list[str],
+    wrong: list[str],
 ) -> str:
     """One line: how many and the first three of each kind, and what to try."""
     parts = []
@@ -149,11 +161,12 @@ def _diff(
         shapes = [f"{n} {_shape(checkpoint.state[n])} in the file, {_shape(expected[n])} expected" for n in wrong]
         parts.append(f"{len(wrong)} wrong-shaped ({listed(shapes)})")
     hint = _hint(expected, checkpoint.state, wrong, bool(missing or unexpected))
-    return f"{plain(checkpoint.path)} does not fit the architecture: {'; '.join(parts)}. {hint}"
+    return f"{plain(checkpoint.path)} does not fit the architecture ({what}): {'; '.join(parts)}. {hint}"
 
 
 def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "scalar"
+    shape = "x".join(map(str, tensor.shape)) or "scalar"
+    return shape if tensor.is_floating_point() else f"{shape} {str(tensor.dtype).removeprefix('torch.')}"
 
 
 def _hint(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], wrong: list[str], names_differ: bool) -> str:
@@ -295,16 +308,16 @@ def _try(network: nn.Module, preprocess: Preprocess, device: torch.device, num_c
     """Run one blank image through; return the number of classes."""
     size = preprocess.input_size
     shape = "x".join(map(str, size))
-    first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
-    if first is not None and first.in_channels != size[0] and first.in_channels in (1, 3):
-        raise PreprocessError(
-            f"the network takes {first.in_channels} channel(s) and the preprocessing gives {size[0]}: "
-            f"give mean and std {first.in_channels} value(s) each"
-        )
     try:
         with torch.no_grad(), current_folder_importable():
             output = network(torch.zeros(1, *size, device=device))
     except Exception as error:  # the user's code may raise anything
+        first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
+        if first is not None and first.in_channels != size[0] and first.in_channels in (1, 3):
+            raise PreprocessError(
+                f"the network takes {first.in_channels} channel(s) and the preprocessing gives {size[0]}: "
+                f"give mean and std {first.in_channels} value(s) each"
+            ) from None
         raise ArchitectureError(
             f"the network fails on an image of {shape} ({reason(error)}): check --input-size, --arch and --arch-arg"
         ) from None

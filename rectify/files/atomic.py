@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import secrets
@@ -62,25 +63,26 @@ def check_target(path: Path, *, force: bool, never: Collection[Path] = ()) -> No
         If the file may not be written, with what to type instead.
     """
     for other in never:
-        if _same(path, other):
+        if _same(path, other) or (os.path.isdir(other) and os.path.exists(path) and _same(path.parent, other)):
             raise OutputError(f"{plain(path)} is the input {plain(other)}, never overwritten: give -o another name")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise OutputError(f"{plain(path)} is a folder: give a file name, such as {plain(path / 'out.safetensors')}")
-    if path.exists() and not path.is_file():
+    if os.path.exists(path) and not os.path.isfile(path):
         raise OutputError(f"{plain(path)} is a device or a pipe: give the name of an ordinary file")
     if os.path.lexists(path) and not force:
         raise OutputError(f"{plain(path)} exists already: add --force to replace it, or give -o another name")
     folder = path.parent
-    if not folder.is_dir():
-        if folder.exists():
-            raise OutputError(f"cannot write {plain(path)}: {plain(folder)} is a file, not a folder")
+    if not os.path.isdir(folder):
+        file = next((each for each in (folder, *folder.parents) if os.path.isfile(each)), None)
+        if file is not None:
+            raise OutputError(f"cannot write {plain(path)}: {plain(file)} is a file, not a folder; name another folder")
         raise OutputError(f"cannot write {plain(path)}: no folder {plain(folder)}; type: mkdir -p {plain(folder)}")
 
 
 def _same(path: Path, other: Path) -> bool:
     try:
         return path.resolve() == other.resolve() or path.samefile(other)
-    except (OSError, RuntimeError):  # not there, or a loop of links
+    except (OSError, RuntimeError, ValueError):  # not there, or a loop of links
         return False
 
 
@@ -117,7 +119,8 @@ def write_atomic(path: Path, data: bytes | str, *, force: bool = True) -> None:
             f"cannot write {plain(path)}: {reason(error)}; make room or rights in {plain(folder)}, or name another file"
         ) from None
     finally:
-        partial.unlink(missing_ok=True) if partial.parent.is_dir() else None
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def _short(name: str) -> str:

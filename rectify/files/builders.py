@@ -6,6 +6,7 @@ import importlib
 import importlib.machinery
 import inspect
 import os
+import sys
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
@@ -120,7 +121,10 @@ def timm_preprocess(arch: str) -> Preprocess | None:
     name = arch.removeprefix("timm:")
     if "." not in name:
         return None
-    cfg = _import_timm(name).get_pretrained_cfg(name, allow_unregistered=False)
+    try:
+        cfg = _import_timm(name).get_pretrained_cfg(name, allow_unregistered=False)
+    except (RuntimeError, ValueError, KeyError):  # an unknown name or tag: building it says which
+        return None
     return from_timm(cfg.to_dict(), arch) if cfg is not None else None
 
 
@@ -175,7 +179,7 @@ def _refuse_foreign_code(arch: str, module_name: str) -> None:
     """A file may name code of the user's own folder, never ``os:system``."""
     paths = [os.getcwd(), *(p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p)]
     spec = importlib.machinery.PathFinder.find_spec(module_name.split(".")[0], paths)
-    shadowed = module_name.split(".")[0] in __import__("sys").stdlib_module_names
+    shadowed = module_name.split(".")[0] in sys.stdlib_module_names
     if spec is None or shadowed:
         raise ArchitectureError(
             f"a file asks to import {plain(arch)}, which is not in the current folder or PYTHONPATH: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -13,7 +14,14 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from rectify.errors import CheckpointError, CorruptCheckpoint, OutputError, PreprocessError, UnsupportedCheckpoint
+from rectify.errors import (
+    CheckpointError,
+    CorruptCheckpoint,
+    OutputError,
+    PreprocessError,
+    UnsupportedCheckpoint,
+    UsageError,
+)
 from rectify.files.atomic import check_target, sha256_of, write_atomic
 from rectify.files.folder import ModelFolder, read_model_folder
 from rectify.files.pickles import load_pickled
@@ -121,7 +129,7 @@ def read_checkpoint(
         If the preprocessing in the file is malformed.
     """
     folder = None
-    if path.is_dir():
+    if os.path.isdir(path):
         try:
             folder = read_model_folder(path)
         except OSError as error:
@@ -135,7 +143,11 @@ def read_checkpoint(
         loaded, metadata = _read_safetensors(file)
     else:
         loaded, trusted = load_pickled(file, kind, trust_pickle)
-    found = unwrap(file, loaded, None if kind is Kind.SAFETENSORS else state_dict_key, strip_prefix)
+    if metadata:  # rectify wrote it: nothing to unwrap, whatever the flags say that fit the file it came from
+        state_dict_key = strip_prefix = None
+    if kind is Kind.SAFETENSORS and state_dict_key is not None:
+        raise UsageError(f"{plain(file)} is safetensors, which holds no dictionaries: leave out --state-dict-key")
+    found = unwrap(file, loaded, state_dict_key, strip_prefix)
     return _assemble(path, file, kind, found, folder, metadata, trusted)
 
 
@@ -229,7 +241,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     CheckpointError
         If it cannot be read; `UnsupportedCheckpoint` if it is another kind of file.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         raise CheckpointError(f"{plain(path)} is a folder: give the safetensors file in it")
     if sniff(path) is not Kind.SAFETENSORS:
         raise UnsupportedCheckpoint(f"{plain(path)} is not a safetensors file: give one that rectify wrote")
@@ -275,6 +287,8 @@ def write_tensors(
     # A copy of each, since safetensors refuses tensors that share memory (tied weights, views).
     copies = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
     try:
+        if "__metadata__" in copies:
+            raise ValueError("a tensor cannot be called __metadata__")
         data = _ordered(safetensors.torch.save(copies, {"format": "pt"}), metadata)
     except (SafetensorError, ValueError, TypeError, KeyError) as error:
         raise OutputError(f"{plain(path)} cannot be written as safetensors: {reason(error)}") from None

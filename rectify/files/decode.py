@@ -3,16 +3,43 @@
 from __future__ import annotations
 
 import io
-import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
 
 from rectify.errors import ImageError
+from rectify.files.preprocess import Preprocess
 from rectify.files.words import no_such_file, plain, reason
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm"})
+
+
+def read_image(path: Path, preprocess: Preprocess) -> Tensor:
+    """Read one picture as the network's input.
+
+    EXIF rotation is applied, transparency goes over white, 16 bit is scaled to 8, of an animation the first frame
+    counts.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    preprocess : Preprocess
+        Size and normalisation.
+
+    Returns
+    -------
+    Tensor
+        (C, H, W), float32.
+
+    Raises
+    ------
+    ImageError
+        If it is no image that can be read.
+    """
+    return preprocess.tensor(decode(path, read_bytes(path)))
 
 
 def read_bytes(path: Path) -> bytes:
@@ -57,13 +84,10 @@ def decode(path: Path, content: bytes) -> Image.Image:
         If it is no image, damaged, too large, or of floating-point values.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content)) as image:
-                image.seek(0)
-                image.load()
-                return _plain_mode(path, ImageOps.exif_transpose(image))
+        with Image.open(io.BytesIO(content)) as image:
+            image.seek(0)
+            image.load()
+            return _plain_mode(path, ImageOps.exif_transpose(image))
     except ImageError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):

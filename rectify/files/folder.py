@@ -154,8 +154,10 @@ def _from_processor(processor: Mapping[str, Any], source: str) -> Preprocess:
     else:
         target = size
     crop_pct = processor.get("crop_pct") or min(1.0, min(target) / shorter)
+    squash = isinstance(processor.get("size"), Mapping) and "shortest_edge" not in processor["size"]
+    squash = squash and not processor.get("do_center_crop")  # height and width given: both are met, whatever the shape
     if "crop_pct" in processor and not processor.get("do_center_crop") and shorter >= 384:
-        crop_pct = 1.0  # ConvNeXt's processor resizes large images without a crop
+        crop_pct, squash = 1.0, True  # ConvNeXt's processor resizes large images without a crop
     wanted = {
         "input_size": [len(mean), *target],
         "mean": mean,
@@ -163,9 +165,8 @@ def _from_processor(processor: Mapping[str, Any], source: str) -> Preprocess:
         "crop_pct": crop_pct,
         "interpolation": _PIL_FILTERS.get(processor.get("resample", 2), "bilinear"),
     }
-    whole = isinstance(processor.get("size"), Mapping) and "shortest_edge" not in processor["size"]
-    if whole and not processor.get("do_center_crop"):
-        wanted["crop_mode"] = "squash"  # height and width given: the image is resized to both, whatever its shape
+    if squash:
+        wanted["crop_mode"] = "squash"
     return Preprocess.from_dict(wanted, source)
 
 

@@ -1,10 +1,8 @@
-"""Images, pairs of clean and corrupted images, and folders of images, as tensors with the sha256 of their content."""
+"""Sets of images: folders and labelled folders, read in batches, with the sha256 of their content."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import os
 import random
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,163 +14,15 @@ import torch
 from torch import Tensor
 
 from rectify.errors import ImageError, UsageError
-from rectify.files.decode import SUFFIXES, decode, read_bytes
+from rectify.files.decode import read_image
+from rectify.files.listing import SUFFIX_HINT, images_below, read_table, require_folder
+from rectify.files.pairs import Pairs, read_pairs
 from rectify.files.preprocess import Preprocess
-from rectify.files.words import did_you_mean, listed, no_such_file, plain, reason
+from rectify.files.words import listed, no_such_file, plain, reason
+
+__all__ = ["ImageSet", "Pairs", "read_folder", "read_image", "read_labelled", "read_pairs"]
 
 _BLOCK = 1 << 20
-
-
-def read_image(path: Path, preprocess: Preprocess) -> Tensor:
-    """Read one picture as the network's input.
-
-    EXIF rotation is applied, transparency goes over white, 16 bit is scaled to 8, of an animation the first frame
-    counts.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    preprocess : Preprocess
-        Size and normalisation.
-
-    Returns
-    -------
-    Tensor
-        (C, H, W), float32.
-
-    Raises
-    ------
-    ImageError
-        If it is no image that can be read.
-    """
-    return preprocess.tensor(decode(path, read_bytes(path)))
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Clean images and their corrupted twins.
-
-    Attributes
-    ----------
-    clean, corrupted : Tensor
-        (n, C, H, W) each, normalised.
-    labels : Tensor or None
-        (n,), int64: the true classes, if given.
-    names : tuple of (str, str)
-        The two paths of each pair.
-    sha256 : str
-        Over the files' bytes and the labels in order, not the paths.
-    """
-
-    clean: Tensor
-    corrupted: Tensor
-    labels: Tensor | None
-    names: tuple[tuple[str, str], ...]
-    sha256: str
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-
-def read_pairs(clean: Sequence[Path], corrupted: Sequence[Path], source: Path | None, preprocess: Preprocess) -> Pairs:
-    """Read pairs, from two lists matched by order, or from a folder or CSV file.
-
-    Parameters
-    ----------
-    clean, corrupted : sequence of Path
-        ``--clean`` and ``--poisoned``.
-    source : Path, optional
-        ``--pairs``: a folder with ``clean/`` and ``poisoned/`` (or ``corrupted/``) holding equal names, or a CSV file
-        with columns ``clean,poisoned[,label]``, paths relative to it.
-    preprocess : Preprocess
-        Size and normalisation.
-
-    Returns
-    -------
-    Pairs
-        All pairs, in order (of names for a folder).
-
-    Raises
-    ------
-    ImageError
-        If a file is missing or no image, the counts or sizes differ, or a pair is the same image twice.
-    UsageError
-        If neither or both ways are used.
-    """
-    labels: list[int] | None = None
-    if source is not None:
-        if clean or corrupted:
-            raise UsageError("give either --clean with --poisoned or --pairs, not both")
-        rows, labels = _pairs_of(source)
-    else:
-        rows = _matched(clean, corrupted)
-    digest = hashlib.sha256()
-    tensors = [_read_pair(one, other, preprocess, digest) for one, other in rows]
-    for label in labels or ():
-        digest.update(f"label {label}\n".encode())
-    return Pairs(
-        torch.stack([pair[0] for pair in tensors]),
-        torch.stack([pair[1] for pair in tensors]),
-        None if labels is None else torch.tensor(labels, dtype=torch.int64),
-        tuple((str(one), str(other)) for one, other in rows),
-        digest.hexdigest(),
-    )
-
-
-def _matched(clean: Sequence[Path], corrupted: Sequence[Path]) -> list[tuple[Path, Path]]:
-    if not clean and not corrupted:
-        raise UsageError("no pair: pass --clean a.png --poisoned b.png, or --pairs DIR")
-    if len(clean) != len(corrupted):
-        raise ImageError(
-            f"--clean names {len(clean)} image(s) and --poisoned {len(corrupted)}: they are matched by order, "
-            "so give as many of each"
-        )
-    return list(zip(clean, corrupted, strict=True))
-
-
-def _pairs_of(source: Path) -> tuple[list[tuple[Path, Path]], list[int] | None]:
-    if source.is_dir():
-        return _pairs_in_folder(source), None
-    rows = _read_table(source, (("clean",), ("poisoned", "corrupted")), "clean,poisoned")
-    labels = [row.label for row in rows]
-    given = [label for label in labels if label is not None]
-    if given and len(given) < len(labels):
-        line = next(row.line for row in rows if row.label is None)
-        raise ImageError(f"{plain(source)}, line {line}: the label is missing; give every pair one, or none")
-    return [(row.paths[0], row.paths[1]) for row in rows], given or None
-
-
-def _pairs_in_folder(folder: Path) -> list[tuple[Path, Path]]:
-    other = next((folder / n for n in ("poisoned", "corrupted") if (folder / n).is_dir()), None)
-    if not (folder / "clean").is_dir() or other is None:
-        raise ImageError(f"{plain(folder)} needs two folders, clean/ and poisoned/, with equal file names")
-    ones = {path.relative_to(folder / "clean"): path for path in _images_below(folder / "clean")}
-    others = {path.relative_to(other): path for path in _images_below(other)}
-    lone = sorted(ones.keys() ^ others.keys())
-    if lone:
-        has, lacks = ("clean", other.name) if lone[0] in ones else (other.name, "clean")
-        more = f" (and {len(lone) - 1} more without partner)" if len(lone) > 1 else ""
-        raise ImageError(f"{plain(folder)}: {has}/{plain(lone[0])} has no partner in {lacks}/{more}")
-    if not ones:
-        raise ImageError(f"{plain(folder)}: clean/ and {other.name}/ hold no images ({_suffixes()})")
-    return [(ones[name], others[name]) for name in sorted(ones)]
-
-
-def _read_pair(one: Path, other: Path, preprocess: Preprocess, digest: hashlib._Hash) -> tuple[Tensor, Tensor]:
-    contents = read_bytes(one), read_bytes(other)
-    for content in contents:
-        digest.update(len(content).to_bytes(8, "little") + content)
-    first, second = decode(one, contents[0]), decode(other, contents[1])
-    if first.size != second.size:
-        sizes = [f"{image.width}x{image.height}" for image in (first, second)]
-        raise ImageError(f"{plain(one)} is {sizes[0]} and {plain(other)} {sizes[1]}: a pair must have one size")
-    a, b = preprocess.tensor(first), preprocess.tensor(second)
-    if torch.equal(a, b):
-        same = first.mode == second.mode and first.tobytes() == second.tobytes()
-        where = "" if same else " once resized and cropped: check --input-size and --crop-pct"
-        raise ImageError(f"{plain(one)} and {plain(other)} are the same image{where}")
-    return a, b
 
 
 @dataclass(frozen=True)
@@ -286,10 +136,10 @@ def read_folder(path: Path, preprocess: Preprocess) -> ImageSet:
     ImageError
         If there is no such folder or no image in it.
     """
-    _require_folder(path)
-    paths = _images_below(path)
+    require_folder(path)
+    paths = images_below(path)
     if not paths:
-        raise ImageError(f"{plain(path)} holds no images ({_suffixes()})")
+        raise ImageError(f"{plain(path)} holds no images ({SUFFIX_HINT})")
     return ImageSet(tuple(paths), None, None, preprocess, _digest(paths, None))
 
 
@@ -319,15 +169,15 @@ def read_labelled(path: Path, preprocess: Preprocess, num_classes: int) -> Image
         If there are no images, or the labels do not fit the network.
     """
     classes: tuple[str, ...] | None = None
-    if path.is_file():
-        rows = _read_table(path, (("image", "path", "file"),), "image,label")
+    if os.path.isfile(path):
+        rows = read_table(path, (("image", "path", "file"),), "image,label")
         paths, labels = [row.paths[0] for row in rows], [-1 if row.label is None else row.label for row in rows]
         for row, label in zip(rows, labels, strict=True):
             if not 0 <= label < num_classes:
                 what = "the label is missing" if label == -1 else f"label {label} of a network of {num_classes} classes"
                 raise ImageError(f"{plain(path)}, line {row.line}: {what}; labels are 0 to {num_classes - 1}")
     else:
-        _require_folder(path)
+        require_folder(path)
         paths, labels, classes = _image_folder(path, num_classes)
     return ImageSet(tuple(paths), tuple(labels), classes, preprocess, _digest(paths, labels))
 
@@ -354,32 +204,10 @@ def _image_folder(path: Path, num_classes: int) -> tuple[list[Path], list[int], 
                 f"{plain(path)} has {len(names)} folders ({listed(names)}), and the network {num_classes} classes: "
                 "name every class, or name the folders by class index (0, 1, …)"
             )
-    found = [(image, index[name]) for name in names for image in _images_below(path / name)]
+    found = [(image, index[name]) for name in names for image in images_below(path / name)]
     if not found:
-        raise ImageError(f"{plain(path)}: its {len(names)} class folders hold no images ({_suffixes()})")
+        raise ImageError(f"{plain(path)}: its {len(names)} class folders hold no images ({SUFFIX_HINT})")
     return [image for image, _ in found], [label for _, label in found], None if numbered else tuple(names)
-
-
-def _require_folder(path: Path) -> None:
-    if not path.exists():
-        raise ImageError(no_such_file(path))
-    if not path.is_dir():
-        raise ImageError(f"{plain(path)} is a file: give the folder of images")
-
-
-def _images_below(folder: Path) -> list[Path]:
-    """Image files on all levels, hidden ones passed over, sorted by their parts."""
-    found: list[Path] = []
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith((".", "__"))]
-        found += [
-            Path(parent, name) for name in files if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
-        ]
-    return sorted(found, key=lambda path: path.parts)
-
-
-def _suffixes() -> str:
-    return "png, jpg, bmp, webp, tif, gif, ppm"
 
 
 def _digest(paths: Sequence[Path], labels: Sequence[int] | None) -> str:
@@ -398,49 +226,3 @@ def _digest(paths: Sequence[Path], labels: Sequence[int] | None) -> str:
         if labels is not None:
             digest.update(f"label {labels[number]}\n".encode())
     return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class _Row:
-    line: int
-    paths: tuple[Path, ...]
-    label: int | None
-
-
-def _read_table(path: Path, columns: Sequence[Sequence[str]], header: str) -> list[_Row]:
-    """Rows of a CSV file; each of `columns` lists the names that a column of paths may have."""
-    if not path.exists():
-        raise ImageError(no_such_file(path))
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ImageError(f"{plain(path)} cannot be read as a CSV file: {reason(error)}") from None
-    first = text.split("\n", 1)[0]
-    reader = csv.reader(io.StringIO(text), delimiter=";" if ";" in first and "," not in first else ",")
-    lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(cell.strip() for cell in row)]
-    names = [name.lower() for name in lines[0][1]] if lines else []
-    places = [next((names.index(n) for n in wanted if n in names), None) for wanted in columns]
-    if None in places:
-        raise ImageError(f"{plain(path)}: the first line must be the header {header}; it is {plain(first)!r}")
-    unknown = [name for name in names if name != "label" and all(name not in wanted for wanted in columns)]
-    if unknown:
-        hint = did_you_mean(unknown[0], [*(n for wanted in columns for n in wanted), "label"])
-        raise ImageError(f"{plain(path)}: unknown column {plain(unknown[0])!r}; {hint}")
-    if len(lines) < 2:
-        raise ImageError(f"{plain(path)} has a header and no rows")
-    label = names.index("label") if "label" in names else None
-    return [_row(path, line, cells, [p for p in places if p is not None], label) for line, cells in lines[1:]]
-
-
-def _row(path: Path, line: int, cells: list[str], places: list[int], label: int | None) -> _Row:
-    where = f"{plain(path)}, line {line}"
-    if any(place >= len(cells) or not cells[place] for place in places):
-        raise ImageError(f"{where}: a path is missing")
-    paths = tuple(path.parent / cells[place] for place in places)
-    for each in paths:
-        if not each.is_file():
-            raise ImageError(f"{where}: {no_such_file(each)}")
-    text = cells[label] if label is not None and label < len(cells) else ""
-    if text and not (text.isascii() and text.isdecimal()):
-        raise ImageError(f"{where}: the label {plain(text)!r} is not a class index (0, 1, …)")
-    return _Row(line, paths, int(text) if text else None)

@@ -14,7 +14,10 @@ def current_folder_importable() -> Iterator[None]:
 
     A module that prints when imported would otherwise write into the report on stdout.
     """
-    folder = os.getcwd()
+    try:
+        folder = os.getcwd()
+    except OSError:  # the folder was deleted under us
+        folder = os.sep
     sys.path.insert(0, folder)
     try:
         with contextlib.redirect_stdout(sys.stderr):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,8 +149,9 @@ class Preprocess:
         if self.crop_mode == "squash":
             size = scaled[1], scaled[0]
         else:  # cover the scaled rectangle: the shorter side matches, the longer one sticks out
-            ratio = max(scaled[0] / image.height, scaled[1] / image.width)
-            size = max(int(image.width * ratio + 1e-6), scaled[1]), max(int(image.height * ratio + 1e-6), scaled[0])
+            size = scaled[1], scaled[1] * image.height // image.width
+            if scaled[0] * image.width >= scaled[1] * image.height:
+                size = scaled[0] * image.width // image.height, scaled[0]
         if size != image.size:
             image = image.resize(size, FILTERS[self.interpolation])
         left, top = round((image.width - width) / 2), round((image.height - height) / 2)
@@ -247,7 +249,7 @@ def read_preprocess(path: Path | str) -> Preprocess:
         If it is neither, or malformed.
     """
     path = Path(path)
-    if path.is_file():
+    if os.path.isfile(path):
         return Preprocess.from_dict(_mapping(path), str(path))
     name = str(path)
     if name in PRESETS:
@@ -264,7 +266,9 @@ def _mapping(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8-sig")
         values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except (ValueError, OSError, yaml.YAMLError, RecursionError) as error:
-        raise PreprocessError(f"{plain(path)} cannot be read as YAML or JSON: {reason(error)}") from None
+        mark = getattr(error, "problem_mark", None)
+        what = f"{getattr(error, 'problem', '')} in line {mark.line + 1}" if mark else reason(error)
+        raise PreprocessError(f"{plain(path)} cannot be read as YAML or JSON: {plain(what)}") from None
     if not isinstance(values, dict):
         raise PreprocessError(f"{plain(path)} holds no keys; {_EXAMPLE['input_size']}, mean and std, one a line")
     return {str(key): value for key, value in values.items()}

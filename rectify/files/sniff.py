@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickletools
 import zipfile
 from enum import Enum
@@ -23,11 +24,8 @@ _FOREIGN: tuple[tuple[bytes, str, str], ...] = (
     (b"\x89HDF\r\n", "an HDF5 file (Keras)", "pass a PyTorch state dict or safetensors file"),
     (b"GGUF", "a GGUF file", "pass a PyTorch state dict or safetensors file"),
     (b"\x93NUMPY", "a NumPy array", "pass a PyTorch state dict or safetensors file"),
-    (b"\x89PNG", "a picture", "the checkpoint comes first, images follow --clean and --poisoned"),
-    (b"\xff\xd8\xff", "a picture", "the checkpoint comes first, images follow --clean and --poisoned"),
-    (b"GIF8", "a picture", "the checkpoint comes first, images follow --clean and --poisoned"),
-    (b"BM", "a picture", "the checkpoint comes first, images follow --clean and --poisoned"),
 )
+_PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\x00", b"MM\x00*")
 
 
 class Kind(Enum):
@@ -86,9 +84,9 @@ def sniff(path: Path) -> Kind:
 
 
 def _head(path: Path) -> tuple[bytes, int]:
-    if not path.exists():
+    if not os.path.exists(path):
         raise CheckpointError(no_such_file(path))
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise CheckpointError(f"{plain(path)} is neither a file nor a folder: give the checkpoint's path")
     try:
         with open(path, "rb") as file:
@@ -132,10 +130,13 @@ def _sniff_zip(path: Path) -> Kind:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
+            unpacked = sum(entry.file_size for entry in archive.infolist())
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         raise CorruptCheckpoint(
             f"{name} is a truncated or damaged zip file (torch.save writes zip): copy or download it again"
         ) from None
+    if unpacked > 100 * path.stat().st_size + (1 << 20):
+        raise CorruptCheckpoint(f"{name} is a zip bomb: it would unpack to {unpacked} bytes; get it from its author")
     inner = {entry.split("/", 1)[-1] for entry in names}
     if "constants.pkl" in inner or any(entry.startswith("code/") for entry in inner):
         raise UnsupportedCheckpoint(
@@ -164,6 +165,10 @@ def _refuse_foreign(name: str, head: bytes) -> None:
     for start, what, instead in _FOREIGN:
         if head.startswith(start):
             raise UnsupportedCheckpoint(f"{name} is {what}, not a PyTorch checkpoint: {instead}")
+    if any(head.startswith(start) for start in _PICTURES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
+        raise UnsupportedCheckpoint(
+            f"{name} is a picture, not a checkpoint: the checkpoint comes first, images follow --clean and --poisoned"
+        )
     if head[257:262] == b"ustar":
         raise UnsupportedCheckpoint(f"{name} is a tar archive: unpack it with tar -xf and pass the checkpoint inside")
     if head[4:8] == b"TFL3":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from rectify.files.words import did_you_mean, listed, plain
 # The order of timm, whose training script writes the first two; "net" is what many CIFAR scripts write.
 CONTAINER_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model", "net")
 WRAPPERS = ("module.", "_orig_mod.")
+_NOT_THE_MODEL = ("optim", "sched", "scaler", "criterion", "rng")
+_DEEPEST = 4
 
 
 @dataclass(frozen=True)
@@ -89,24 +91,33 @@ def _is_state(value: Any) -> bool:
 def _descend(path: Path, loaded: Any, key: str | None, route: list[str]) -> Any:
     if key is not None:
         return _at_key(path, loaded, key, route)
-    if isinstance(loaded, nn.Module) or not isinstance(loaded, Mapping):
-        return loaded
-    for name in CONTAINER_KEYS:
-        inner = loaded.get(name)
-        if isinstance(inner, Mapping | nn.Module) and inner is not None:
-            route.append(f"in {name!r}")
-            return inner if _is_state(inner) else _descend(path, inner, None, route)
-    if _is_state(loaded):
-        return loaded
-    choices = [str(name) for name, value in loaded.items() if _is_state(value)]
-    if len(choices) > 1:
+    inside = loaded
+    for _ in range(_DEEPEST):  # a pickle may hold itself
+        if not isinstance(inside, Mapping):
+            break
+        known = next((name for name in CONTAINER_KEYS if _is_state(inside.get(name))), None)
+        if known is None and _is_state(inside):
+            break
+        name = known or _only_choice(path, inside)
+        if name is None:
+            return loaded
+        route.append(f"in {plain(name)!r}")
+        inside = next(value for key, value in inside.items() if str(key) == name)
+    return inside
+
+
+def _only_choice(path: Path, container: Mapping[Any, Any]) -> str | None:
+    """The key to go on with, where none of the usual ones holds tensors."""
+    of_model = {str(k): v for k, v in container.items() if not any(word in str(k).lower() for word in _NOT_THE_MODEL)}
+    choices = [name for name, value in of_model.items() if _is_state(value)]
+    choices = choices or [name for name, value in of_model.items() if isinstance(value, Mapping) and value]
+    if len(choices) > 1 and _is_state(of_model[choices[0]]):
         raise UsageError(
-            f"{plain(path)} holds several state dicts ({listed(choices, 6)}): choose with --state-dict-key {choices[0]}"
+            f"{plain(path)} holds several state dicts ({listed(choices, 6)}): "
+            f"choose with --state-dict-key {plain(choices[0])}"
         )
-    if choices:
-        route.append(f"in {plain(choices[0])!r}")
-        return next(value for name, value in loaded.items() if str(name) == choices[0])
-    return loaded
+    usual = [name for name in CONTAINER_KEYS if name in choices]
+    return next(iter(usual or choices), None)
 
 
 def _at_key(path: Path, loaded: Any, key: str, route: list[str]) -> Any:
@@ -227,8 +238,3 @@ def _not_finite(name: str, tensor: Tensor) -> str:
     is_weight = name.rsplit(".", 1)[-1] in ("weight", "bias", "running_mean", "running_var")
     infinities = int(values.isinf().sum()) if is_weight else 0
     return f"{infinities} infinite values" if infinities else ""
-
-
-def joined(names: Iterable[str]) -> str:
-    """The parts of a route as one phrase."""
-    return ", ".join(names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -61,8 +62,8 @@ def no_such_file(path: Path) -> str:
         Text that names the first missing folder, or the nearest files beside the missing one.
     """
     parent = path.parent
-    if not parent.is_dir():
-        while not parent.parent.is_dir():
+    if not os.path.isdir(parent):
+        while parent != parent.parent and not os.path.isdir(parent.parent):
             parent = parent.parent
         return f"no such file: {plain(path)}; the folder {plain(parent)} does not exist"
     try:
