@@ -24,6 +24,9 @@ _COMPLETION = "_RECTIFY_COMPLETE"  # what a shell sets when it asks for completi
 _CLICK_ERROR: type[Exception] = typer.BadParameter.__mro__[2]  # Click's base class, wherever this Typer keeps its Click
 
 
+_COMPLETION_FLAGS = ("--install-completion", "--show-completion")
+
+
 class _Rectify(Group):
     example = "rectify edit model.pt --arch resnet18 --preprocess imagenet \\\n    --clean a.png --poisoned b.png"
 
@@ -34,9 +37,18 @@ def _version(asked: bool) -> None:
         raise typer.Exit()
 
 
-def build() -> typer.Typer:
-    """The command line with all its commands; nothing is run."""
-    app = typer.Typer(cls=_Rectify, rich_markup_mode=None, pretty_exceptions_enable=False, context_settings=HELP)
+def build(*, completion: bool = False) -> typer.Typer:
+    """The command line with all its commands; nothing is run.
+
+    ``completion`` adds --install-completion and --show-completion, whose mere presence makes Typer import pydantic.
+    """
+    app = typer.Typer(
+        cls=_Rectify,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        add_completion=completion,
+        context_settings=HELP,
+    )
 
     @app.callback(help="Find the layer of an image classifier that carries a fault, repair it, verify the repair.")
     def top(
@@ -68,7 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parse(words: list[str]) -> Request | int:
     if not words and _COMPLETION not in os.environ:
         raise UsageError(f"which command? {', '.join(COMMANDS)}; rectify --help says what they do")
-    command = typer.main.get_command(build())
+    completion = _COMPLETION in os.environ or any(word in _COMPLETION_FLAGS for word in words)
+    command = typer.main.get_command(build(completion=completion))
     try:
         outcome = command.main(words, prog_name="rectify", standalone_mode=False)
     except _CLICK_ERROR as problem:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,20 +25,28 @@ Pictures = dict[str, Path]  # caption to picture
 
 @contextlib.contextmanager
 def pictures_for(result: Result, terminal: Terminal) -> Iterator[Callable[[Path], Pictures | None]]:
-    """From a report's path to its pictures: none for JSON, temporary files for HTML, files beside Markdown."""
+    """From a report's path to its pictures: temporary ones for HTML, which embeds them; files beside Markdown."""
     with tempfile.TemporaryDirectory(prefix="rectify-") as folder:
+        drawn = functools.cache(lambda: draw(result, Path(folder), terminal))
 
         def pictures(report: Path) -> Pictures | None:
             suffix = report.suffix.lower()
-            if suffix == ".html":
-                return draw(result, Path(folder), "", terminal)
-            return draw(result, report.parent, f"{report.stem}-", terminal) if suffix == ".md" else None
+            return drawn() if suffix == ".html" else _beside(report, drawn()) if suffix == ".md" else None
 
         yield pictures
 
 
-def draw(result: Result, folder: Path, prefix: str, terminal: Terminal) -> Pictures:
-    """Draw what the report has material for, as ``folder/prefix*.png``.
+def _beside(report: Path, drawn: Pictures) -> Pictures:
+    from rectify.files.atomic import write_atomic
+
+    placed = {caption: report.with_name(f"{report.stem}.{picture.name}") for caption, picture in drawn.items()}
+    for caption, path in placed.items():
+        write_atomic(path, drawn[caption].read_bytes(), force=True)
+    return placed
+
+
+def draw(result: Result, folder: Path, terminal: Terminal) -> Pictures:
+    """Draw what the report has material for into ``folder``.
 
     A picture that fails is left out with a note: the result that it would show is there already.
     """
@@ -47,7 +56,7 @@ def draw(result: Result, folder: Path, prefix: str, terminal: Terminal) -> Pictu
         ("The pairs before and after", "pairs", _repair),
     ]
     for caption, name, sketch in sketches:
-        path = folder / f"{prefix}{name}.png"
+        path = folder / f"{name}.png"
         try:
             if sketch(result, path):
                 pictures[caption] = path

@@ -93,6 +93,8 @@ class Group(TyperGroup):
 
     def format_epilog(self, context: Any, formatter: Any) -> None:
         """End with an example that can be run."""
+        with formatter.section("Completion"):
+            formatter.write("  rectify --install-completion sets it up for your shell.\n")
         with formatter.section("Example"):
             for line in self.example.strip().splitlines():
                 formatter.write(f"  {line}\n")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ class FakeLibrary:
     figures: dict[str, float | None] = field(default_factory=lambda: {"accuracy": 0.9, "asr": 0.01, "recovery": 0.88})
     inconclusive: str | None = None
     during: Callable[[], None] = lambda: None
-    model_calls: list[tuple[Path, dict[str, Any]]] = field(default_factory=list)
+    fill: Callable[[dict[str, Any]], None] = lambda report: None
 
     def answer(self, command: str, inputs: FakeInputs, options: FakeOptions, more: dict[str, Any]) -> dict[str, Any]:
         self.asked = {"command": command, "inputs": inputs, "options": options, **more}
@@ -54,6 +55,7 @@ class FakeLibrary:
         self.during()
         more["progress"].stop()
         report = empty_report(command)
+        self.fill(report)
         report["metrics"]["after"] = {"gap": None, "base_rate": None, **self.figures}
         gates = judge(options.gates, report, baseline=options.baseline)
         verdict = decide(gates, inconclusive=self.inconclusive, exit_zero=options.exit_zero)
@@ -61,37 +63,42 @@ class FakeLibrary:
 
 
 @pytest.fixture
-def library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeLibrary]:
-    """rectify.jobs and the opening of models, replaced; the current folder is an empty one with a model in it."""
+def jobs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeLibrary:
+    """`rectify.jobs` replaced; the current folder is an empty one, and the environment says nothing."""
+    import rectify
+
     fake = FakeLibrary()
-    jobs = types.ModuleType("rectify.jobs")
-    jobs.Inputs, jobs.Options = FakeInputs, FakeOptions  # type: ignore[attr-defined]
+    module = types.ModuleType("rectify.jobs")
+    module.Inputs, module.Options = FakeInputs, FakeOptions  # type: ignore[attr-defined]
     for command in ("localize", "edit", "evaluate"):
 
         def run(inputs: FakeInputs, options: FakeOptions, *, _command: str = command, **more: Any) -> dict[str, Any]:
             return fake.answer(_command, inputs, options, more)
 
-        setattr(jobs, f"run_{command}", run)
+        setattr(module, f"run_{command}", run)
+    monkeypatch.setitem(sys.modules, "rectify.jobs", module)
+    monkeypatch.setattr(rectify, "jobs", module, raising=False)
+    for name in [name for name in os.environ if name.startswith("RECTIFY_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return fake
+
+
+@pytest.fixture
+def library(jobs: FakeLibrary, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeLibrary:
+    """Nothing is opened either: inputs are the settings themselves. There is a model.pt to name."""
 
     def gather(settings: Any, terminal: Any) -> FakeInputs:
         cli_inputs.check_pairs(settings)
-        cli_inputs.check_model(settings)
-        names = ("model", "pairs", "holdout", "calibration", "data")
-        model, pairs, holdout, calibration, data = (settings.get(name) for name in names)
-        return FakeInputs(model, pairs or list(zip(settings["clean"], settings["poisoned"], strict=True)) or None,
-                          holdout, calibration, data)  # fmt: skip
+        model = cli_inputs.check_model(settings)
+        pairs, holdout, calibration, data = (settings.get(n) for n in ("pairs", "holdout", "calibration", "data"))
+        typed = list(zip(settings["clean"], settings["poisoned"], strict=True))
+        return FakeInputs(model, pairs or typed or None, holdout, calibration, data)
 
-    import rectify
-
-    monkeypatch.setitem(sys.modules, "rectify.jobs", jobs)
-    monkeypatch.setattr(rectify, "jobs", jobs, raising=False)
     monkeypatch.setattr(cli_inputs, "gather", gather)
     monkeypatch.setattr(cli_inputs, "open_model", lambda path, settings, terminal, like=None: path)
-    for name in [name for name in __import__("os").environ if name.startswith("RECTIFY_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
     (tmp_path / "model.pt").write_bytes(b"weights")
-    yield fake
+    return jobs
 
 
 @dataclass
