@@ -4,27 +4,36 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: setup test lint demo clean
+.PHONY: help setup test lint demo clean
+
+help:
+	@echo "make demo   repair the shipped backdoored network into out/demo/"
+	@echo "make test   run the tests"
+	@echo "make lint   ruff and mypy"
+	@echo "make setup  only create $(VENV)"
+	@echo "make clean  remove outputs and caches, keep $(VENV)"
 
 setup: $(READY)
 
 $(READY): pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch torchvision
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
-	touch $@
+	@echo "Setting up $(VENV); torch is large, the first time takes minutes."
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet torch torchvision
+	$(PIP) install --quiet -e '.[dev]'
+	@touch $@
 
 test: $(READY)
 	$(BIN)/python -m pytest
 
 lint: $(READY)
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check rectify tests
 	$(BIN)/mypy
 
 demo: $(READY)
-	PATH="$(CURDIR)/$(BIN):$$PATH" fixtures/demo.sh
+	mkdir -p out/demo
+	$(BIN)/rectify edit --config fixtures/cifar10-patch/rectify.yaml --force
 
 clean:
 	rm -rf out build dist .pytest_cache .mypy_cache .ruff_cache

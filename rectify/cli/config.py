@@ -226,7 +226,7 @@ def _relative_to(flag: Flag, value: Any, base: Path, folder: Path) -> Any:
         return [_relative_to(flag, item, base, folder) for item in value]
     if base.resolve() == folder.resolve():
         return value
-    if flag.name == "preprocess" and not (base / value).exists():
+    if flag.name == "preprocess" and str(value) == value.stem and not (base / value).exists():
         return value  # a preset such as imagenet, as no file of that name lies beside the settings
     return _moved(base / value, folder.resolve())
 
@@ -251,7 +251,7 @@ def show(settings: Settings) -> str:
     lines = [f"# rectify {settings.command}: every setting and where it comes from"]
     for name, flag in settings.flags.items():
         value = settings[name]
-        if value is None or value in ([], False) or name == "show_config":
+        if value is None or value is False or value == [] or name == "show_config":
             continue
         written = yaml.safe_dump(_plain(value), default_flow_style=True, width=10**6).removesuffix("...\n").strip()
         line = f"{flag.name}: {written}" if flag.place else f"# {flag.label} {written}"

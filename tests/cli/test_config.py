@@ -23,6 +23,8 @@ def write(path: Path, text: str) -> Path:
 
 
 def test_precedence(rectify_, library, monkeypatch) -> None:
+    assert settings_of(rectify_("edit", "--show-config", "--max-asr", "0"))["max_asr"] == 0
+    assert settings_of(rectify_("localize", "--show-config"))["seed"] == 0
     assert settings_of(rectify_("localize", "--show-config"))["batch_size"] == 64
     write(Path("rectify.yaml"), "batch_size: 1\nseed: 1\ndevice: cpu\n")
     assert settings_of(rectify_("localize", "--show-config"))["batch_size"] == 1
@@ -212,5 +214,7 @@ def test_preset_or_file_in_the_settings(rectify_, library, monkeypatch, tmp_path
     assert settings_of(rectify_("localize", "--show-config"))["preprocess"] == "imagenet"
     write(tmp_path / "imagenet", "mean: 0.5")
     assert settings_of(rectify_("localize", "--show-config"))["preprocess"] == str(tmp_path / "imagenet")
+    write(tmp_path / "rectify.yaml", "preprocess: missing.yaml")
+    assert settings_of(rectify_("localize", "--show-config"))["preprocess"] == str(tmp_path / "missing.yaml")
     write(tmp_path / "rectify.yaml", "preprocess: {mean: [0.5], std: [0.5], input_size: 28}")
     assert settings_of(rectify_("localize", "--show-config"))["preprocess"]["input_size"] == 28
