@@ -47,12 +47,12 @@ def verbatim(texts: Iterable[Text]) -> None:
         text.set_parse_math(False)
 
 
-def shorten(text: object, longest: int) -> str:
-    """The text without control characters, and without its middle where it is too long for a picture."""
+def shorten(text: object, longest: int, *, middle: bool = False) -> str:
+    """The text without control characters, and without its end (or ``middle``) where it is too long for a picture."""
     line = printable(text)
     if len(line) <= longest:
         return line
-    tail = (longest - 1) // 2
+    tail = (longest - 1) // 2 if middle else 0
     return f"{line[: longest - 1 - tail]}…{line[len(line) - tail :]}"
 
 

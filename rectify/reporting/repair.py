@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 HEAD, ROW, FIGURES = 0.3, 2.0, 2.5  # inches
 MOST = 8  # pairs shown; a picture of a hundred rows is no picture
 SMALL = 160  # the pixels of smaller images are what a person wants to see; larger ones are smoothed
-NAME = 28  # letters of a class or file name
+CAPTION, NAME = 26, 27  # letters under an image, and of a class over its bar
 
 
 class Prediction(TypedDict):
@@ -123,25 +123,34 @@ def amplified(clean: NDArray[Any], corrupted: NDArray[Any]) -> tuple[NDArray[Any
 
 
 def _pairs(part: SubFigure, rows: Sequence[PairRow]) -> None:
-    axes = part.subplots(len(rows), 5, squeeze=False, width_ratios=[1, 1, 1, 1.4, 1.4])
-    titles = ("clean", "corrupted", "difference", "corrupted image, before", "corrupted image, after")
+    any_before, any_after = any(row.get("before") for row in rows), any(row.get("after") for row in rows)
+    titles = ["clean", "corrupted", "difference"]
+    if any_before:
+        titles.append("corrupted image, before" if any_after else "prediction on the corrupted image")
+    if any_after:
+        titles.append("corrupted image, after")
+    widths = [1.0, 1.0, 1.0, *[1.4] * (len(titles) - 3)]
+    axes = part.subplots(len(rows), len(titles), squeeze=False, width_ratios=widths)
     for place, title in enumerate(titles):
         axes[0][place].set_title(title, fontsize=9, fontweight="bold", color=INK, loc="left" if place > 2 else "center")
-    for row, (clean, corrupted, difference, before, after) in zip(rows, axes, strict=True):
+    for row, (clean, corrupted, difference, *panels) in zip(rows, axes, strict=True):
         stretched, factor = amplified(row["clean"], row["corrupted"])
         _show(clean, _image(row["clean"]), _clean_words(row))
-        _show(corrupted, _image(row["corrupted"]), shorten(row.get("title", ""), NAME))
+        _show(corrupted, _image(row["corrupted"]), shorten(row.get("title", ""), CAPTION, middle=True))
         _show(difference, stretched, f"amplified ×{factor:.1f}", colours="magma")
-        _predictions(before, row, row.get("before", ()))
-        _predictions(after, row, row.get("after", ()))
+        shown = [key for key, column in (("before", any_before), ("after", any_after)) if column]
+        for panel, key in zip(panels, shown, strict=True):
+            _predictions(panel, row, row.get(key) or ())  # type: ignore[arg-type]
 
 
 def _clean_words(row: PairRow) -> str:
-    lines = [f"true class: {shorten(row['label'], NAME)}"] if "label" in row else []
+    lines = [shorten(f"true class: {row['label']}", CAPTION)] if "label" in row else []
     for words, predictions in (("before", row.get("clean_before")), ("after", row.get("clean_after"))):
         if predictions:
             best = predictions[0]
-            lines.append(f"{words}: {shorten(best['name'], NAME - 8)} {percent(best['confidence'], 1)}")
+            confidence = percent(best["confidence"], 1)
+            name = shorten(f"{words}: {best['name']}", CAPTION - len(confidence) - 1)
+            lines.append(f"{name} {confidence}")
     return "\n".join(lines)
 
 
@@ -171,7 +180,7 @@ def _predictions(axes: Axes, row: PairRow, predictions: Sequence[Prediction]) ->
             colour, word = VERMILLION, " (target)"
         axes.barh(place + 0.18, 1, height=0.3, color=LIGHT, zorder=1)
         axes.barh(place + 0.18, min(max(one["confidence"], 0.0), 1.0), height=0.3, color=colour, zorder=2)
-        name = shorten(one["name"], NAME - len(word) - 4) + word
+        name = shorten(one["name"], NAME - len(word)) + word
         verbatim([axes.text(0, place - 0.04, name, fontsize=8, va="bottom", color=INK)])
         axes.text(1, place - 0.04, percent(one["confidence"], 1), fontsize=8, va="bottom", ha="right", color=INK)
 

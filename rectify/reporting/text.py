@@ -21,6 +21,8 @@ VERDICTS = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yell
 BAR = 7
 WRAP = 24  # a flexible column is wrapped to no less than this while another can be left out
 GAP = 2
+BLANK = "    \n"
+ASCII_HEAD = box.Box(2 * BLANK + " -- \n" + 5 * BLANK, ascii=True)  # as box.SIMPLE_HEAD
 LAYERS = {"localize": 24}
 FEW_LAYERS = 8  # of an edit or evaluation, which are about other things
 
@@ -114,7 +116,13 @@ def _table(table: Table, width: int, plain: bool) -> RichTable:
         worst = max(column.spare for column in columns)
         columns = [column for column in columns if column.spare != worst]
     # one blank of padding and the blank that stands for the divider are the gap of two
-    drawn = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    drawn = RichTable(
+        box=ASCII_HEAD if plain else box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        header_style="dim",
+    )
     lines = max(column.title.plain.count("\n") for column in columns)
     for column in columns:
         column.title = Text("\n" * (lines - column.title.plain.count("\n")) + column.title.plain)
