@@ -19,7 +19,7 @@ from rectify.errors import ArchitectureError
 from rectify.files.folder import from_timm
 from rectify.files.imports import current_folder_importable
 from rectify.files.preprocess import Preprocess
-from rectify.files.words import did_you_mean, listed, nearest, plain, reason
+from rectify.files.words import did_you_mean, listed, nearest, plain, quoted, reason
 
 _HEAD_NAMES = ("fc", "head", "classifier", "linear", "output", "out", "last_linear")
 
@@ -74,7 +74,7 @@ def _torchvision(name: str, num_classes: int | None, arch_args: Mapping[str, Any
 
     names = models.list_models(module=models)
     if name not in names:
-        raise ArchitectureError(f"unknown architecture {plain(name)!r}: {_nearest(name, names)}")
+        raise ArchitectureError(f"unknown architecture {quoted(name)}: {_nearest(name, names)}")
     arguments = {"weights": None, **_classes(num_classes), **arch_args}
     if name in ("googlenet", "inception_v3"):
         arguments.setdefault("init_weights", False)  # slow, and overwritten by the checkpoint
@@ -103,7 +103,7 @@ def _timm(name: str, num_classes: int | None, arch_args: Mapping[str, Any]) -> n
     timm = _import_timm(name)
     base = name.split(".")[0]
     if base not in (names := timm.list_models()):  # also keeps out hf-hub: and local-dir:, which are no names
-        raise ArchitectureError(f"timm has no architecture {plain(base)!r}: {did_you_mean(base, names)}")
+        raise ArchitectureError(f"timm has no architecture {quoted(base)}: {did_you_mean(base, names)}")
     arguments = {"model_name": name, "pretrained": False, **_classes(num_classes), **arch_args}
     return _call(f"timm:{name}", timm.create_model, arguments)
 
@@ -172,7 +172,7 @@ def _no_module(module_name: str) -> str:
     here = sorted({p.stem for p in Path.cwd().glob("*.py")} | {p.parent.name for p in Path.cwd().glob("*/__init__.py")})
     close = nearest(module_name.split(".")[0], here)
     hint = f"did you mean {listed(close)}?" if close else "run rectify in its folder or set PYTHONPATH"
-    return f"no module {plain(module_name)!r} in the current folder or PYTHONPATH: {hint}"
+    return f"no module {quoted(module_name)} in the current folder or PYTHONPATH: {hint}"
 
 
 def _refuse_foreign_code(arch: str, module_name: str) -> None:

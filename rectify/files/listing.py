@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rectify.errors import ImageError
 from rectify.files.decode import SUFFIXES
-from rectify.files.words import nearest, no_such_file, plain, reason
+from rectify.files.words import nearest, no_such_file, plain, quoted, reason
 
 SUFFIX_HINT = "png, jpg, bmp, webp, tif, gif, ppm"
 
@@ -83,10 +83,10 @@ def read_table(path: Path, columns: Sequence[Sequence[str]], header: str) -> lis
     first = ",".join(lines[0][1]) if lines else ""
     places = [next((names.index(n) for n in wanted if n in names), None) for wanted in columns]
     if None in places:
-        raise ImageError(f"{plain(path)}: the first line must be the header {header}; it is {plain(first)!r}")
+        raise ImageError(f"{plain(path)}: the first line must be the header {header}; it is {quoted(first)}")
     mistyped = [name for name in names if name != "label" and nearest(name, ["label"])]  # other columns are let be
     if mistyped and "label" not in names:
-        raise ImageError(f"{plain(path)}: unknown column {plain(mistyped[0])!r}; did you mean label?")
+        raise ImageError(f"{plain(path)}: unknown column {quoted(mistyped[0])}; did you mean label?")
     if len(lines) < 2:
         raise ImageError(f"{plain(path)} has a header and no rows")
     label = names.index("label") if "label" in names else None
@@ -116,5 +116,5 @@ def _row(path: Path, line: int, cells: list[str], places: list[int], label: int 
             raise ImageError(f"{where}: {no_such_file(each)}")
     text = cells[label] if label is not None and label < len(cells) else ""
     if text and not (text.isascii() and text.isdecimal()):
-        raise ImageError(f"{where}: the label {plain(text)!r} is not a class index (0, 1, …)")
+        raise ImageError(f"{where}: the label {quoted(text)} is not a class index (0, 1, …)")
     return Row(line, paths, int(text) if text else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import pickletools
 import warnings
@@ -109,8 +110,9 @@ def globals_in(path: Path, kind: Kind) -> list[str]:
                     raise CorruptCheckpoint(
                         f"{plain(path)} holds a pickle of {entry.file_size} bytes: not a state dict"
                     )
+                del entry.CRC  # not checked here: torch can write files without checksums (see `_check_sums`)
                 with archive.open(entry) as file:
-                    _scan(file, found)
+                    _scan(io.BytesIO(file.read()), found)
         else:
             with open(path, "rb") as file:
                 # A legacy file is five pickles (magic, version, system, the object, storage keys), then raw data.
@@ -226,7 +228,7 @@ def _check_sums(path: Path, kind: Kind) -> None:
         return
     bad: list[str] = []
     with zipfile.ZipFile(path) as archive:
-        records = [i for i in archive.infolist() if "/data/" in f"/{i.filename}" and i.file_size]
+        records = [i for i in archive.infolist() if f"/{i.filename}".count("/data") and i.file_size]
         for record in records:
             try:
                 with archive.open(record) as file:

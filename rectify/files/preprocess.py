@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from rectify.errors import PreprocessError
-from rectify.files.words import did_you_mean, no_such_file, plain, reason
+from rectify.files.words import did_you_mean, no_such_file, plain, quoted, reason
 
 KEYS = ("input_size", "mean", "std", "crop_pct", "interpolation", "crop_mode")
 FILTERS = {
@@ -103,7 +103,7 @@ class Preprocess:
         where = plain(source)
         for key in values:
             if key not in KEYS:
-                raise PreprocessError(f"{where}: unknown key {plain(key)!r}; {did_you_mean(str(key), KEYS)}")
+                raise PreprocessError(f"{where}: unknown key {quoted(key)}; {did_you_mean(str(key), KEYS)}")
         for key in ("input_size", "mean", "std"):
             if values.get(key) is None:
                 raise PreprocessError(f"{where}: {key} is missing; {_EXAMPLE[key]}")
@@ -200,7 +200,7 @@ def _column(values: tuple[float, ...]) -> Tensor:
 
 def _number(value: Any, key: str, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise PreprocessError(f"{where}: {key} is {plain(value)!r}; it must be a number")
+        raise PreprocessError(f"{where}: {key} is {quoted(value)}; it must be a number")
     return float(value)
 
 
@@ -219,13 +219,13 @@ def _size(value: Any, channels: int, where: str) -> tuple[int, int, int]:
     items = list(value) if isinstance(value, list | tuple) else [channels, value, value]
     whole = [int(item) for item in items if isinstance(item, int) and not isinstance(item, bool) and item > 0]
     if len(whole) != 3 or len(items) != 3 or max(whole) > 16384:
-        raise PreprocessError(f"{where}: input_size is {plain(value)!r}; {_EXAMPLE['input_size']}")
+        raise PreprocessError(f"{where}: input_size is {quoted(value)}; {_EXAMPLE['input_size']}")
     return whole[0], whole[1], whole[2]
 
 
 def _choice(value: Any, key: str, options: tuple[str, ...], where: str) -> str:
     if value not in options:
-        raise PreprocessError(f"{where}: {key} is {plain(value)!r}; {did_you_mean(str(value), options)}")
+        raise PreprocessError(f"{where}: {key} is {quoted(value)}; {did_you_mean(str(value), options)}")
     return str(value)
 
 

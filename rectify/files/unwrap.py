@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rectify.errors import CorruptCheckpoint, UnsupportedCheckpoint, UsageError
-from rectify.files.words import did_you_mean, listed, plain
+from rectify.files.words import did_you_mean, listed, plain, quoted
 
 # The order of timm, whose training script writes the first two; "net" is what many CIFAR scripts write.
 CONTAINER_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model", "net")
@@ -101,7 +101,7 @@ def _descend(path: Path, loaded: Any, key: str | None, route: list[str]) -> Any:
         name = known or _only_choice(path, inside)
         if name is None:
             return loaded
-        route.append(f"in {plain(name)!r}")
+        route.append(f"in {quoted(name)}")
         inside = next(value for key, value in inside.items() if str(key) == name)
     return inside
 
@@ -127,11 +127,11 @@ def _at_key(path: Path, loaded: Any, key: str, route: list[str]) -> Any:
         if not isinstance(found, Mapping) or part not in found:
             keys = [str(k) for k in found] if isinstance(found, Mapping) else []
             hint = did_you_mean(part, keys) if keys else "it holds no dictionary there"
-            raise UsageError(f"{plain(path)} has no key {plain(key)!r} (--state-dict-key): {hint}")
+            raise UsageError(f"{plain(path)} has no key {quoted(key)} (--state-dict-key): {hint}")
         found = found[part]
     if not _is_state(found):
         raise UsageError(f"--state-dict-key {plain(key)}: what {plain(path)} holds there is no state dict")
-    route.append(f"in {plain(key)!r}")
+    route.append(f"in {quoted(key)}")
     return found
 
 
@@ -162,8 +162,8 @@ def _strip_asked(path: Path, state: Mapping[str, Tensor], prefix: str, route: li
     if not renames:
         firsts = sorted({name.split(".")[0] + "." for name in state if "." in name})
         hint = did_you_mean(prefix, firsts) or "its names have no prefix"
-        raise UsageError(f"no tensor of {plain(path)} starts with {plain(prefix)!r} (--strip-prefix): {hint}")
-    route.append(f"prefix {plain(prefix)!r} stripped")
+        raise UsageError(f"no tensor of {plain(path)} starts with {quoted(prefix)} (--strip-prefix): {hint}")
+    route.append(f"prefix {quoted(prefix)} stripped")
     if len(renames) < len(state):
         left = [name for name in state if not name.startswith(prefix)]
         route.append(f"{len(left)} without it left out ({listed(left)})")
@@ -208,13 +208,13 @@ def check_tensors(path: Path, state: Mapping[str, Tensor]) -> None:
         kind = _unusable(tensor)
         if kind:
             raise UnsupportedCheckpoint(
-                f"{plain(path)}: the tensor {plain(name)!r} is {kind}; save the network with ordinary float tensors"
+                f"{plain(path)}: the tensor {quoted(name)} is {kind}; save the network with ordinary float tensors"
             )
     bad = [(name, what) for name, tensor in state.items() if (what := _not_finite(name, tensor))]
     if bad:
         more = f" (and {len(bad) - 1} tensors more)" if len(bad) > 1 else ""
         raise CorruptCheckpoint(
-            f"{plain(path)}: the tensor {plain(bad[0][0])!r} holds {bad[0][1]}{more}: the training has diverged "
+            f"{plain(path)}: the tensor {quoted(bad[0][0])} holds {bad[0][1]}{more}: the training has diverged "
             "or the file is damaged; use an earlier checkpoint"
         )
 

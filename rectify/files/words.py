@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 
 def plain(text: object, limit: int = 100) -> str:
@@ -16,7 +16,7 @@ def plain(text: object, limit: int = 100) -> str:
     text : object
         Anything; ``str(text)`` is shown.
     limit : int
-        Longest result, in characters.
+        Longest result, in characters. Paths may have 300, and lose their beginning, not their end.
 
     Returns
     -------
@@ -24,7 +24,14 @@ def plain(text: object, limit: int = 100) -> str:
         Printable text. Newlines, escape sequences and the like appear as ``\\x1b``.
     """
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in str(text))
+    if isinstance(text, PurePath):
+        return shown if len(shown) <= 300 else "…" + shown[-299:]
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def quoted(text: object) -> str:
+    """`plain` text between quotation marks."""
+    return f"'{plain(text)}'"
 
 
 def listed(names: Iterable[object], limit: int = 3) -> str:
