@@ -56,6 +56,7 @@ class Settings(Mapping[str, Any]):
     flags: Mapping[str, Flag]
     said: Mapping[str, Setting]
     notes: tuple[str, ...] = ()
+    file: str | None = None  # the settings file that was read
 
     def __getitem__(self, name: str) -> Any:
         flag = self.flags[name]
@@ -102,14 +103,17 @@ def resolve(
     known = unique(flags)
     typed = _from_command_line(known, given)
     environment, notes = _from_environment(environ)
-    layers = [_from_file(typed, environment, folder), environment, typed]
+    chosen = typed.get("config") or environment.get("config")
+    file = find_settings_file(folder, chosen.value if chosen else None)
+    where = None if file is None else _shown(file, folder)
+    layers = [{} if file is None else _from_file(file, folder), environment, typed]
     said: dict[str, Setting] = {}
     for layer in layers:
         for name in layer:
             for rival in _RIVALS.get(name, ()):
                 said.pop(rival, None)
         said |= layer
-    return Settings(command, known, {name: said[name] for name in known if name in said}, notes)
+    return Settings(command, known, {name: said[name] for name in known if name in said}, notes, where)
 
 
 def _from_command_line(known: Mapping[str, Flag], given: Mapping[str, Any]) -> dict[str, Setting]:
@@ -149,11 +153,7 @@ def _split(flag: Flag, raw: str) -> list[str]:
     return [part for part in (raw.split(os.pathsep) if flag.is_path else raw.split()) if part]
 
 
-def _from_file(typed: Mapping[str, Setting], environment: Mapping[str, Setting], folder: Path) -> dict[str, Setting]:
-    chosen = typed.get("config") or environment.get("config")
-    file = find_settings_file(folder, chosen.value if chosen else None)
-    if file is None:
-        return {}
+def _from_file(file: Path, folder: Path) -> dict[str, Setting]:
     content, where = read_settings_file(file), _shown(file, folder)
     places = {flag.place: flag for flag in ALL_FLAGS.values() if flag.place is not None}
     said = {}
@@ -249,6 +249,7 @@ def show(settings: Settings) -> str:
     import yaml
 
     lines = [f"# rectify {settings.command}: every setting and where it comes from"]
+    lines.append(f"# settings file: {settings.file or 'none found'}")
     for name, flag in settings.flags.items():
         value = settings[name]
         if value is None or value is False or value == [] or name == "show_config":

@@ -177,7 +177,8 @@ SETTINGS = (
     _flag(
         "config",
         "Settings",
-        "Settings file; else the nearest rectify.yaml, else [tool.rectify] in pyproject.toml.",
+        "Settings file; else the nearest rectify.yaml, else [tool.rectify] in pyproject.toml. RECTIFY_SEED=1 in the "
+        "environment overrides seed there, and so on.",
         values.path,
         "FILE",
         key=None,
@@ -293,10 +294,12 @@ EVALUATE_FLAGS = (
 
 GATE_NAMES = (*(flag.name for flag in (*GATES, MIN_EDITABILITY)), "max_regression")
 
+COMMAND_FLAGS = {"localize": LOCALIZE_FLAGS, "edit": EDIT_FLAGS, "evaluate": EVALUATE_FLAGS}
+
 
 def unique(flags: Iterable[Flag]) -> dict[str, Flag]:
     """The flags by name."""
     return {flag.name: flag for flag in flags}
 
 
-ALL_FLAGS = unique((MODEL_ARGUMENT, *LOCALIZE_FLAGS, *EDIT_FLAGS, *EVALUATE_FLAGS))
+ALL_FLAGS = unique(flag for flags in ((MODEL_ARGUMENT,), *COMMAND_FLAGS.values()) for flag in flags)

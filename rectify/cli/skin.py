@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from rectify.cli.options import MODEL_ARGUMENT, PANELS, Flag
+from rectify.cli.options import COMMAND_FLAGS, MODEL_ARGUMENT, PANELS, Flag
 
 HELP = {"help_option_names": ["-h", "--help"]}
 COLUMN = 26  # width of the flags on a help page; longer ones have their meaning on the next line
@@ -104,10 +104,15 @@ def usage_message(problem: Any, commands: Sequence[str]) -> str:
     """What Click has to say about a command line, in one line with the nearest spelling."""
     from difflib import get_close_matches
 
-    context = getattr(problem, "ctx", None)
+    context: Any = getattr(problem, "ctx", None)
     option = getattr(problem, "option_name", None)
     if type(problem).__name__ == "NoSuchOption":
         known = [word for parameter in context.command.params for word in parameter.opts] if context else []
+        owners = _owners(str(option))
+        if owners and (context is None or context.info_name not in COMMAND_FLAGS):
+            return f"{option} goes after the command: rectify {owners[0]} {option}"
+        if owners:
+            return f"{context.info_name} has no {option}; it belongs to {' and '.join(owners)}"
         return f"no such option: {option}" + _near(get_close_matches(str(option), [*known, "--help"], 1))
     message = " ".join(str(problem.format_message()).split())
     word = next(iter(context.args if context else []), "")
@@ -119,6 +124,11 @@ def usage_message(problem: Any, commands: Sequence[str]) -> str:
         extra = message.rpartition(" (")[2].rstrip(").")
         return f"unexpected: {extra}; there is one MODEL, and a repeatable flag is written again for each value"
     return message[:1].lower() + message[1:].rstrip(".")
+
+
+def _owners(option: str) -> list[str]:
+    """The commands that have such an option."""
+    return [name for name, flags in COMMAND_FLAGS.items() if any(option in flag.spellings for flag in flags)]
 
 
 def _near(words: Sequence[str]) -> str:

@@ -32,7 +32,7 @@ def test_precedence(rectify_, library, monkeypatch) -> None:
     monkeypatch.setenv("RECTIFY_SEED", "2")
     said = rectify_("localize", "--show-config", "--batch-size", "3")
     assert [settings_of(said)[name] for name in ("batch_size", "seed", "device")] == [3, 2, "cpu"]
-    sources = {line.split(":")[0]: line.split("# ")[1] for line in said.out.splitlines()[1:]}
+    sources = {line.split(":")[0]: line.split("# ")[1] for line in said.out.splitlines()[2:]}
     assert sources["batch_size"] == "command line"
     assert sources["seed"] == "RECTIFY_SEED"
     assert sources["device"] == "rectify.yaml"
@@ -56,6 +56,7 @@ def test_the_nearest_file_upwards(rectify_, library, monkeypatch, tmp_path) -> N
     found = settings_of(rectify_("localize", "--show-config"))
     assert found["model"] == str(tmp_path / "model.pt")  # relative paths are relative to the file
     assert found["seed"] == 1
+    assert f"settings: {tmp_path / 'rectify.yaml'}" in rectify_("localize").err
     write(tmp_path / "a" / "rectify.yaml", "seed: 2\n")
     assert settings_of(rectify_("localize", "--show-config"))["seed"] == 2
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -118,6 +119,9 @@ def test_interrupted_is_130(rectify_, library) -> None:
         (["edit", "--corupted", "b"], "no such option: --corupted; did you mean --corrupted?"),
         (["--versoin"], "no such option: --versoin; did you mean --version?"),
         (["edit", "-z"], "no such option: -z"),
+        (["--format", "json", "edit"], "--format goes after the command: rectify localize --format"),
+        (["localize", "model.pt", "--max-asr", "0.1"], "localize has no --max-asr; it belongs to edit and evaluate"),
+        (["evaluate", "model.pt", "-o", "x"], "evaluate has no -o; it belongs to edit"),
         (["edit", "model.pt", "--rank"], "option '--rank' requires an argument"),
         (["edit", "a.pt", "b.png", "c.png"], "unexpected: b.png c.png; there is one MODEL"),
         (["edit", "model.pt"], "edit needs a pair: --clean a.png --poisoned b.png"),
@@ -230,3 +234,24 @@ def test_main_takes_its_words_from_the_process(monkeypatch, capsys) -> None:
     monkeypatch.setattr(sys, "argv", ["rectify", "--version"])
     assert main() == 0
     assert capsys.readouterr().out.startswith("rectify ")
+
+
+SLEEPING = """
+import sys, time, types
+from rectify.cli import app, localize
+def sleep(settings, terminal):
+    print("working", file=sys.stderr, flush=True)
+    time.sleep(60)
+localize.run = sleep
+sys.exit(app.main(["localize", "model.pt", "--format", "json"]))
+"""
+
+
+def test_ctrl_c(tmp_path) -> None:
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", SLEEPING], text=True, env=env, cwd=tmp_path, **pipes) as process:
+        assert process.stderr is not None and process.stderr.readline() == "working\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    assert (process.returncode, out, err) == (130, "", "interrupted\n")
