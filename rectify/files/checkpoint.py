@@ -284,13 +284,13 @@ def write_tensors(
         If it cannot be written; nothing is left behind.
     """
     check_target(path, force=force, never=never)
-    # A copy of each, since safetensors refuses tensors that share memory (tied weights, views).
-    copies = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
     try:
+        # A copy of each, since safetensors refuses tensors that share memory (tied weights, views).
+        copies = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
         if "__metadata__" in copies:
             raise ValueError("a tensor cannot be called __metadata__")
         data = _ordered(safetensors.torch.save(copies, {"format": "pt"}), metadata)
-    except (SafetensorError, ValueError, TypeError, KeyError) as error:
+    except (SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise OutputError(f"{plain(path)} cannot be written as safetensors: {reason(error)}") from None
     write_atomic(path, data, force=force)
     return WrittenFile(path, sha256(data).hexdigest(), len(data))
