@@ -1,0 +1,145 @@
+"""The terminal's text: eighty columns, verbatim names, colour only where it is wanted."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from rectify.reporting.render import print_text, render
+from tests.reporting.samples import ODD, REPORTS, edit_report, localize_report, many_layers, odd_report, resnet_layers
+
+
+class AsciiOutput(io.StringIO):
+    """An output that can hold only ASCII."""
+
+    encoding = "ascii"
+
+
+def shown(name_or_report: object, width: int = 80, **console: object) -> str:
+    report = REPORTS[name_or_report]() if isinstance(name_or_report, str) else name_or_report
+    stream = console.pop("file", None) or io.StringIO()
+    options = {"force_terminal": False, "_environ": {}, **console}
+    print_text(report, Console(file=stream, width=width, **options))  # type: ignore[arg-type]
+    return stream.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+@pytest.mark.parametrize("name", REPORTS)
+def test_nothing_is_wider_than_the_console(name: str, width: int) -> None:
+    assert max(cell_len(line) for line in shown(name, width).splitlines()) <= width
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_verdict_and_exit_code_come_first(name: str) -> None:
+    report = REPORTS[name]()
+    first = shown(report).splitlines()[0].rstrip()
+    assert first == f"rectify {report['command']}: {report['verdict'].upper()} (exit code {report['exit_code']})"
+
+
+def test_names_are_verbatim() -> None:
+    report = odd_report()
+    text = shown(report)
+    for name in ODD:
+        assert text.count(name) >= 4, name  # steps, reasons, layers, trials
+
+
+def test_names_cannot_drive_the_terminal() -> None:
+    report = edit_report()
+    report["localize"]["layers"][0]["name"] = "\x1b[31mred\r\n"
+    report["model"]["path"] = "a\x1b]0;title\x07.pt"
+    report["run"]["notes"] = ["\x1b[2J"]
+    text = shown(report, force_terminal=True, color_system=None)
+    assert "\x1b" not in text and "\x07" not in text and r"\x1b[31mred\r\n" in text
+
+
+def test_no_color_is_obeyed_and_colour_is_used() -> None:
+    coloured = shown("failed", force_terminal=True, color_system="standard")
+    assert "\x1b[31m" in coloured and "\x1b[1;31mFAIL" in coloured
+    plain = shown("failed", force_terminal=True, _environ={"NO_COLOR": "1"}, color_system="standard")
+    assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", plain)
+    assert "\x1b" not in shown("failed")
+
+
+def test_ascii_output() -> None:
+    text = shown("odd", file=AsciiOutput())
+    assert text.isascii()
+    assert "<= 5.00%" in text and "0.998 -> 0.271" in text and "#######" in text and "na\\xefve->\\u5c64" in text
+
+
+def test_figures_are_percent_and_say_the_change() -> None:
+    lines = {line.split("  ")[0]: line for line in shown("edit").splitlines()}
+    assert re.search(r"100\.00% +█+ +1\.67% +▏ +-98\.33 pp", lines["attack success"])  # the later table: the holdout
+    assert re.search(r"99\.37% +█+ +99\.21% +█+ +-0\.16 pp", lines["accuracy"])
+    assert "base rate" in lines and "0.998" in shown("edit")
+
+
+def test_gates_show_limit_and_value() -> None:
+    text = shown("failed")
+    assert re.search(r"✗ failed +max_asr +attack success +≤ 5\.00% +38\.33%", text)
+    assert re.search(r"✓ held +min_accuracy +accuracy +≥ 95\.00% +99\.21%", text)
+    assert re.search(r"✗ failed +max_leakage +leakage +≤ 2\.5 +not measured", text)
+
+
+def test_layers_are_ranked_and_their_bars_fall() -> None:
+    text = shown(localize_report(trial=False))
+    names = re.findall(r"^ *\d+ +(\S+) +(?:conv|linear)", text, re.MULTILINE)
+    layers = localize_report(trial=False)["localize"]["layers"]
+    ordered = sorted((layer for layer in layers if layer["rank"]), key=lambda layer: layer["rank"])
+    assert names == [layer["name"] for layer in ordered]
+    bars = [len(bar) for bar in re.findall(r" (█+)[▏▎▍▌▋▊▉]? ", text)]
+    assert bars == sorted(bars, reverse=True) and bars[0] == 7
+
+
+def test_many_layers_are_cut_unless_all_are_wanted() -> None:
+    report = localize_report(layers=many_layers(60), trial=False)
+    text = shown(report)
+    assert "… and 36 more layers: --report FILE.html or --format json has them all." in text
+    stream = io.StringIO()
+    print_text(report, Console(file=stream, width=80), every_layer=True)
+    assert "more layers" not in stream.getvalue() and "classifier" in stream.getvalue()
+    assert "more layers" not in shown(localize_report(layers=resnet_layers()))
+
+
+def test_wide_consoles_get_more_columns() -> None:
+    assert "leverage" not in shown("localize", 80)
+    assert "leverage" in shown("localize", 120) and "scale-free" in shown("localize", 120)
+
+
+def test_triage_says_what_it_is_and_what_a_pair_would_add() -> None:
+    text = " ".join(shown("triage").split())
+    assert "Most unusual: layer4.0.shortcut.0" in text
+    assert "Only a data-free triage" in text and "A pair of images, one clean and one corrupted, would add" in text
+    assert "editability" not in text.replace("how well it can be edited", "")
+
+
+def test_headlines() -> None:
+    assert "First to edit: layer1.1.conv2 (editability 12.33)." in shown("localize", 200)
+    assert "Best trial edit: layer2.0.conv1 (recovery 100.00%, agreement 97.90%)." in shown("localize", 200)
+    assert "2 layers edited: attack success 100.00% → 1.67% on the holdout" in shown("edit", 200)
+    assert "attack success 0.13%, recovery 98.94%, accuracy 99.21%" in shown("evaluate", 200)
+    assert "at chance for 10 classes" in shown("inconclusive", 200)
+
+
+def test_what_was_written_or_not() -> None:
+    report = edit_report()
+    assert "mnist-resnet-patch.rectified.safetensors · 2.8 MB" in shown(report)
+    assert "nothing: no patched file is left behind" in shown("failed")
+    assert "7.10% of the edit was lost in the cast" in shown("failed")
+    report["edit"] |= {"out": None, "dry_run": True}
+    assert "nothing (dry run)" in shown(report) and "2 tensors would change (dry run)." in shown(report)
+    report["edit"] |= {"changed_tensors": []}
+    assert "No tensor was changed." in shown(report)
+    report["model"]["trusted_pickle"] = True
+    assert "--trust-pickle" in shown(report)
+
+
+def test_rendered_text_is_plain_and_eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    text = render(edit_report(), "text")
+    assert "\x1b" not in text and text.endswith("\n")
+    assert max(cell_len(line) for line in text.splitlines()) <= 80
