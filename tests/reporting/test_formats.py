@@ -9,6 +9,8 @@ from xml.etree import ElementTree
 import pytest
 
 from rectify.errors import UsageError
+from rectify.reporting.build import empty_report
+from rectify.reporting.html import to_html
 from rectify.reporting.junit import to_junit
 from rectify.reporting.markdown import code, escape, to_markdown
 from rectify.reporting.render import FORMATS, render
@@ -126,3 +128,15 @@ def test_github_without_a_writable_summary(tmp_path: Path, monkeypatch: pytest.M
     assert lines[-1].startswith("::warning title=rectify::the step summary could not be written: No such file")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", "")
     assert len(render(edit_report(), "github").splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["localize", "edit", "evaluate"])
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_report_that_got_nowhere(command: str, format: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    report = empty_report(command)
+    assert "nothing was judged" in render(report, format)
+    assert "nothing was judged" in to_html(report)
+    report["localize"] = {"method": "integrated-gradients", "target": None, "completeness_gap": None, "layers": []}
+    report |= {"reason": None, "verdict": "pass", "exit_code": 0}
+    assert ("no gate was set" in render(report, format)) == (format != "json")
