@@ -6,6 +6,7 @@ GitHub shows ten annotations a step and drops the rest, so all failed gates shar
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from rectify.reporting.content import reason
@@ -23,11 +24,11 @@ def _annotation(level: str, title: str, message: str) -> str:
     return f"::{level} title={title}::{message}"
 
 
-def to_github(report: Report) -> str:
-    """Annotations as workflow commands, one a line, at most ten."""
+def to_github(report: Report, remarks: Sequence[str] = ()) -> str:
+    """Annotations as workflow commands, one a line, at most ten; ``remarks`` are further warnings."""
     title = f"rectify {report['command']}: {report['verdict']}"
     lines = [_annotation(LEVELS[report["verdict"]], title, reason(report))]
-    warnings = [str(line) for line in (report.get("edit") or {}).get("warnings") or []]
+    warnings = [*remarks, *(str(line) for line in (report.get("edit") or {}).get("warnings") or [])]
     if len(warnings) > LIMIT - 1:
         rest = len(warnings) - (LIMIT - 2)
         warnings = [*warnings[: LIMIT - 2], f"{rest} more warnings are in the report"]

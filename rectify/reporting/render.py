@@ -40,7 +40,7 @@ def render(report: Report, format: str) -> str:
         return to_junit(report)
     if format == "github":
         problem = append_summary(report)
-        return to_github(report) + (f"::warning title=rectify::{problem}\n" if problem else "")
+        return to_github(report, [problem] if problem else [])
     raise UsageError(f"unknown format {format!r}; the formats are {', '.join(FORMATS)}")
 
 

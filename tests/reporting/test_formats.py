@@ -125,7 +125,7 @@ def test_github_shows_ten_annotations_at_most_and_no_others(summary: Path) -> No
 def test_github_without_a_writable_summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "missing" / "summary.md"))
     lines = render(edit_report(), "github").splitlines()
-    assert lines[-1].startswith("::warning title=rectify::the step summary could not be written: No such file")
+    assert lines[-1].startswith("::warning title=rectify edit::the step summary could not be written: No such file")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", "")
     assert len(render(edit_report(), "github").splitlines()) == 1
 
