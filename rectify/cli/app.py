@@ -15,7 +15,7 @@ import typer
 from rectify import __version__
 from rectify.cli import edit, evaluate, localize
 from rectify.cli.config import Settings, resolve, show
-from rectify.cli.skin import HELP, Group, Request, add_command, usage_message
+from rectify.cli.skin import Group, Request, add_command, usage_message
 from rectify.cli.terminal import Terminal, silence, tolerate_any_text, write_stderr, write_stdout
 from rectify.errors import ExitCode, RectifyError, UsageError
 
@@ -37,22 +37,27 @@ def _version(asked: bool) -> None:
         raise typer.Exit()
 
 
+def _help(context: typer.Context, asked: bool) -> None:
+    if asked:
+        write_stdout(context.get_help() + "\n")
+        raise typer.Exit()
+
+
 def build(*, completion: bool = False) -> typer.Typer:
     """The command line with all its commands; nothing is run.
 
     ``completion`` adds --install-completion and --show-completion, whose mere presence makes Typer import pydantic.
     """
-    app = typer.Typer(
-        cls=_Rectify,
-        rich_markup_mode=None,
-        pretty_exceptions_enable=False,
-        add_completion=completion,
-        context_settings=HELP,
-    )
+    # Typer's own --help makes it import pydantic, 100 ms, even for the help of a command; ours below does not.
+    app = typer.Typer(cls=_Rectify, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=completion)
 
-    @app.callback(help="Find the layer of an image classifier that carries a fault, repair it, verify the repair.")
+    @app.callback(
+        add_help_option=False,
+        help="Find the layer of an image classifier that carries a fault, repair it, verify the repair.",
+    )
     def top(
-        version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show it."),
+        version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+        help: bool = typer.Option(False, "--help", "-h", callback=_help, is_eager=True, help="Show this page."),
     ) -> None:
         pass
 

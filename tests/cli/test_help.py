@@ -11,7 +11,7 @@ import pytest
 from rectify import __version__
 from rectify.cli.app import COMMANDS
 
-HEAVY = ("torch", "torchvision", "matplotlib", "numpy", "timm", "PIL", "scipy", "safetensors", "jinja2")
+HEAVY = ("torch", "torchvision", "matplotlib", "numpy", "timm", "PIL", "scipy", "safetensors", "jinja2", "pydantic")
 
 
 def loaded_after(*words: str) -> tuple[str, list[str]]:
