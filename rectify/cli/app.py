@@ -17,6 +17,7 @@ from rectify.cli import edit, evaluate, localize
 from rectify.cli.config import Settings, resolve, show
 from rectify.cli.skin import Group, Request, add_command, usage_message
 from rectify.cli.terminal import Terminal, silence, tolerate_any_text, write_stderr, write_stdout
+from rectify.cli.values import YES
 from rectify.errors import ExitCode, RectifyError, UsageError
 
 COMMANDS = {"localize": localize, "edit": edit, "evaluate": evaluate}
@@ -79,7 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_stderr("interrupted")
         return int(ExitCode.INTERRUPTED)
     except Exception as problem:
-        return _failure(problem, traceback="--traceback" in words or bool(os.environ.get("RECTIFY_TRACEBACK")))
+        asked = os.environ.get("RECTIFY_TRACEBACK", "").lower() in YES or "--traceback" in words
+        return _failure(problem, traceback=asked)
 
 
 def _parse(words: list[str]) -> Request | int:
@@ -120,18 +122,18 @@ def _judge(settings: Settings, terminal: Terminal) -> int:
     from rectify.cli import outputs
 
     outputs.check(settings)
-    with _contained(settings, terminal):
+    with _contained(settings):
         result = COMMANDS[settings.command].run(settings, terminal)
         terminal.stop()
         shown = outputs.shown(result.report, settings)
     write_stdout(shown)
-    with _contained(settings, terminal):
+    with _contained(settings):
         outputs.write_reports(result, settings, terminal)
     return int(result.report["exit_code"])
 
 
 @contextlib.contextmanager
-def _contained(settings: Settings, terminal: Terminal) -> Iterator[None]:
+def _contained(settings: Settings) -> Iterator[None]:
     """Keep what libraries and the user's network code print, warn or exit with away from stdout and the exit code."""
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
         if not settings["verbose"]:

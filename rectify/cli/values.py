@@ -16,8 +16,8 @@ from typing import Any
 
 Reader = Callable[[Any], Any]
 
-_YES = {"1", "true", "yes", "on"}
-_NO = {"0", "false", "no", "off"}
+YES = {"1", "true", "yes", "on"}
+NO = {"0", "false", "no", "off"}
 
 
 def text(raw: Any) -> str:
@@ -39,8 +39,8 @@ def path(raw: Any) -> Path:
 def switch(raw: Any) -> bool:
     """On or off."""
     word = str(raw).strip().lower()
-    if word in _YES | _NO:
-        return word in _YES
+    if word in YES | NO:
+        return word in YES
     raise ValueError(f"must be true or false, not {raw!r}")
 
 
