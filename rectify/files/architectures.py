@@ -293,6 +293,8 @@ def _choose_preprocess(
         found = timm_preprocess(arch)
     if found is not None and not overrides:
         return found
+    if found is None and checkpoint.preprocess_problem:
+        raise PreprocessError(f"{checkpoint.preprocess_problem}; or pass --preprocess FILE")
     if found is None and not overrides:
         raise PreprocessError(
             f"the preprocessing of {plain(checkpoint.path)} is unknown: pass --preprocess FILE, "

@@ -67,6 +67,8 @@ class Checkpoint:
         Number of classes, if the file says it.
     preprocess : Preprocess or None
         Preprocessing, if the file says it.
+    preprocess_problem : str
+        What is wrong with the preprocessing that the file says, if it is malformed.
     metadata : dict
         The ``rectify`` metadata of an earlier output, else empty.
     trusted_pickle : bool
@@ -84,6 +86,7 @@ class Checkpoint:
     arch_args: dict[str, Any] = field(default_factory=dict)
     num_classes: int | None = None
     preprocess: Preprocess | None = None
+    preprocess_problem: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
     trusted_pickle: bool = False
     renames: dict[str, str] = field(default_factory=dict)
@@ -125,8 +128,6 @@ def read_checkpoint(
         Or one of its kinds (unsafe, unsupported, corrupt): one line with what to type next.
     UsageError
         If `state_dict_key` or `strip_prefix` does not fit the file.
-    PreprocessError
-        If the preprocessing in the file is malformed.
     """
     folder = None
     if os.path.isdir(path):
@@ -168,6 +169,7 @@ def _assemble(
     ]
     source, arch, args = next(((s, a, k) for s, a, k in said if isinstance(a, str) and a), ("", None, {}))
     counts = (folder.num_classes if folder else None, found.num_classes, metadata.get("num_classes"))
+    preprocess, problem = _preprocess_of(folder, metadata, path)
     what = {Kind.SAFETENSORS: "safetensors", Kind.PICKLE: "plain pickle"}.get(kind, "state_dict")
     return Checkpoint(
         path=path,
@@ -178,7 +180,8 @@ def _assemble(
         arch_source=source,
         arch_args=dict(args) if isinstance(args, Mapping) else {},
         num_classes=next((c for c in counts if isinstance(c, int) and not isinstance(c, bool)), None),
-        preprocess=(folder.preprocess if folder else None) or _preprocess_of(metadata, path),
+        preprocess=preprocess,
+        preprocess_problem=problem,
         metadata=metadata,
         trusted_pickle=trusted,
         renames=found.renames,
@@ -193,14 +196,19 @@ def _route(what: str, route: list[str], folder: ModelFolder | None) -> str:
     return f"{folder.weights.name} ({text})" if folder else text
 
 
-def _preprocess_of(metadata: Mapping[str, Any], path: Path) -> Preprocess | None:
+def _preprocess_of(
+    folder: ModelFolder | None, metadata: Mapping[str, Any], path: Path
+) -> tuple[Preprocess | None, str]:
+    """What the file says, or what is wrong with it: the user may pass another."""
+    if folder and (folder.preprocess or folder.preprocess_problem):
+        return folder.preprocess, folder.preprocess_problem
     said = metadata.get("preprocess")
     if not isinstance(said, Mapping):
-        return None
+        return None, ""
     try:
-        return Preprocess.from_dict(said, f"the rectify metadata of {path}")
+        return Preprocess.from_dict(said, f"the rectify metadata of {path.name}"), ""
     except PreprocessError as error:
-        raise PreprocessError(f"{error}; or pass --preprocess FILE") from None
+        return None, str(error)
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

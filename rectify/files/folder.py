@@ -25,6 +25,7 @@ class ModelFolder:
     arch_args: dict[str, Any] = field(default_factory=dict)
     num_classes: int | None = None
     preprocess: Preprocess | None = None
+    preprocess_problem: str = ""
     prefix: str | None = None  # what the wrapping library puts in front of every name
 
 
@@ -49,12 +50,19 @@ def read_model_folder(path: Path) -> ModelFolder:
         If config.json is no JSON object.
     UnsupportedCheckpoint
         If the weights are split into several files.
-    PreprocessError
-        If the preprocessing is malformed.
+
+    Notes
+    -----
+    Malformed preprocessing is kept as `ModelFolder.preprocess_problem`, since the user may pass another.
     """
     weights = _find_weights(path)
     config = _json(path / "config.json")
     processor = _json(path / "preprocessor_config.json") if (path / "preprocessor_config.json").is_file() else None
+    preprocess, problem = None, ""
+    try:
+        preprocess = _preprocess(path, config, processor)
+    except PreprocessError as error:
+        problem = str(error)
     timm_name = config.get("architecture")
     if isinstance(timm_name, str):
         arch: str | None = f"timm:{timm_name}"
@@ -68,7 +76,8 @@ def read_model_folder(path: Path) -> ModelFolder:
         arch=arch,
         arch_args=dict(model_args) if isinstance(model_args, Mapping) else {},
         num_classes=_num_classes(config),
-        preprocess=_preprocess(path, config, processor),
+        preprocess=preprocess,
+        preprocess_problem=problem,
         prefix="timm_model." if wrapped else None,
     )
 
