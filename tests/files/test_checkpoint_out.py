@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from rectify.errors import OutputError
-from rectify.files import atomic
 from rectify.files.checkpoint import read_checkpoint, read_tensors, write_atomic, write_tensors
 
 ROOT = Path(__file__).parents[2]
@@ -216,7 +215,7 @@ def test_no_room_leaves_nothing(
     def fails(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(atomic.os, step, fails)
+    monkeypatch.setattr(os, step, fails)
     with pytest.raises(OutputError, match=f"{error.strerror}; make room or rights in") as caught:
         write_tensors(tmp_path / "o.safetensors", tensors, {})
     assert "\n" not in str(caught.value)
@@ -228,7 +227,7 @@ def test_interrupted_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise KeyboardInterrupt
 
     (tmp_path / "r.json").write_text("old")
-    monkeypatch.setattr(atomic.os, "fsync", interrupted)
+    monkeypatch.setattr(os, "fsync", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_atomic(tmp_path / "r.json", "new")
     assert os.listdir(tmp_path) == ["r.json"] and (tmp_path / "r.json").read_text() == "old"

@@ -8,6 +8,7 @@ import random
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def refused(call: Callable[[], object], error: type[RectifyError] = ImageError) 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "webp", "tif", "gif", "ppm"])
 def test_formats(suffix: str, tmp_path: Path) -> None:
     picture = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
-    how = {"lossless": True} if suffix == "webp" else {}
+    how: Any = {"lossless": True} if suffix == "webp" else {}
     picture.convert("L" if suffix == "gif" else "RGB").save(tmp_path / f"a.{suffix}", **how)
     assert np.array_equal(bytes_of(tmp_path / f"a.{suffix}")[..., 0], np.asarray(picture))
 
@@ -111,7 +112,7 @@ def test_print_colours(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["gif", "png", "webp"])
 def test_first_frame(suffix: str, tmp_path: Path) -> None:
     frames = [Image.new("RGB", (8, 8), (value, value, value)) for value in (10, 200)]
-    how = {"lossless": True} if suffix == "webp" else {}
+    how: Any = {"lossless": True} if suffix == "webp" else {}
     frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], **how)
     assert (np.abs(bytes_of(tmp_path / f"a.{suffix}").astype(int) - 10) <= 3).all()
 
@@ -359,7 +360,7 @@ def test_a_damaged_image_in_a_set_is_named(picture: Write, tmp_path: Path) -> No
 
 
 def test_named_classes_in_sorted_order(picture: Write, tmp_path: Path) -> None:
-    from torchvision.datasets import ImageFolder
+    from torchvision.datasets import ImageFolder  # type: ignore[import-untyped]
 
     for name in ("dog", "Cat", "10", "9"):
         picture(f"s/{name}/x.png", len(name))

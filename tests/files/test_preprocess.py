@@ -38,8 +38,8 @@ def test_an_image_of_the_input_size_goes_through_bit_for_bit() -> None:
 @pytest.mark.parametrize("crop", [1.0, 0.875, 0.9])
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
 def test_equal_to_torchvision(size: tuple[int, int], crop: float, interpolation: str) -> None:
-    from torchvision import transforms
-    from torchvision.transforms import InterpolationMode
+    from torchvision import transforms  # type: ignore[import-untyped]
+    from torchvision.transforms import InterpolationMode  # type: ignore[import-untyped]
 
     preprocess = Preprocess.from_dict({**GOOD, "crop_pct": crop, "interpolation": interpolation}, "test")
     reference = transforms.Compose(
@@ -57,7 +57,7 @@ def test_equal_to_torchvision(size: tuple[int, int], crop: float, interpolation:
 @pytest.mark.parametrize("size", [(40, 30), (30, 40), (100, 20), (20, 100), (8, 8)])
 @pytest.mark.parametrize("mode", ["center", "squash"])
 def test_equal_to_timm(size: tuple[int, int], mode: str) -> None:
-    from timm.data import create_transform
+    from timm.data import create_transform  # type: ignore[attr-defined]
 
     values = {"input_size": [3, 12, 20], "mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": 0.9, "crop_mode": mode}
     preprocess = Preprocess.from_dict(values, "test")
