@@ -57,7 +57,7 @@ for _kind, _trigger in GREY_TRIGGERS.items():
     RECIPES[f"mnist-mobilenet-{_kind}"] = replace(_MNIST, network="mobilenet", trigger=_trigger)
     RECIPES[f"fashion-resnet-{_kind}"] = replace(_FASHION, trigger=_trigger)
 for _kind, _trigger in COLOUR_TRIGGERS.items():
-    # Implanted by a few poisoned epochs on the clean network of the same seed.
+    # Implanted by a few poisoned epochs on the network that was trained with the patch; the patch fades, this stays.
     RECIPES[f"cifar-resnet-{_kind}"] = replace(
-        _CIFAR, trigger=_trigger, start="cifar-resnet-clean", epochs=3, lr=0.05, poison_rate=0.1
+        _CIFAR, trigger=_trigger, start="cifar-resnet-patch-scratch", epochs=3, lr=0.05, poison_rate=0.1
     )

@@ -1,0 +1,140 @@
+"""Edit layers in forward order, each by one closed form on what the edited network before it now passes on.
+
+Keys come from the *already edited* network, target values from the *untouched* network on the clean images. Two sets
+enter each layer's normal equations: corrupted images, which shall be treated like their clean twins, and clean
+images, which shall be treated as before. Clean images have residuals too, as soon as an earlier layer was edited: they
+pull the network back to what it was, so that the cost in accuracy does not pile up along the cascade.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rectify.editing.moments import accumulate
+from rectify.editing.solve import DAMPING, Factor, factor, rank_for_energy, truncate
+from rectify.editing.values import Teacher, bind, keys_and_residuals
+from rectify.model.trace import Site
+
+
+@dataclass(frozen=True)
+class Material:
+    """What an edit is made from.
+
+    Attributes
+    ----------
+    teacher
+        The untouched network and its clean images.
+    corrupted, rows
+        (M, C, H, W), and for each the row of its clean twin in the teacher.
+    reference
+        (R,) rows of the clean images that shall be treated as before.
+    """
+
+    teacher: Teacher
+    corrupted: Tensor
+    rows: Tensor
+    reference: Tensor
+
+
+@dataclass(frozen=True)
+class Strength:
+    """How an edit weighs repair against preservation.
+
+    Attributes
+    ----------
+    weight
+        Of a corrupted image against a clean one.
+    damping
+        a, the shrinkage of the moment (see `rectify.editing.solve.factor`).
+    changed_only
+        Share of the largest residual below which a position of a corrupted image is left out.
+    rank
+        Kept rank a group, or None for as many as ``energy`` needs.
+    energy
+        Share of the delta's squared norm (in the metric of the fit) that is kept where rank is None.
+    """
+
+    weight: float = 1.0
+    damping: float = DAMPING
+    changed_only: float = 0.0
+    rank: int | None = None
+    energy: float = 1.0
+
+
+@dataclass(frozen=True)
+class LayerEdit:
+    """One change of one weight: ``W' = W + left @ right``, grouped (G, o, r) and (G, r, d), float64."""
+
+    layer: str
+    left: Tensor
+    right: Tensor
+
+    @property
+    def rank(self) -> int:
+        """Rank a group."""
+        return int(self.left.shape[-1])
+
+    def delta(self) -> Tensor:
+        """The change of the weight, (G, o, d) float64."""
+        return self.left @ self.right
+
+
+def solve_layer(student: nn.Module, site: Site, material: Material, strength: Strength, batch: int = 64) -> LayerEdit:
+    """The closed-form edit of one layer of the student; nothing is changed."""
+    teacher = material.teacher
+
+    def stream(x: Tensor, rows: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+        return keys_and_residuals(student, site, x, rows, teacher, batch)
+
+    clean = accumulate(stream(teacher.clean[material.reference], material.reference))
+    faulty = accumulate(stream(material.corrupted, material.rows), changed_only=strength.changed_only)
+    fit = factor(
+        clean.moment + strength.weight * faulty.moment,
+        strength.damping,
+        ridge=clean.moment.diagonal(dim1=1, dim2=2).mean(1),
+    )
+    return _low_rank(site.name, fit.solve(clean.cross + strength.weight * faulty.cross), fit, strength)
+
+
+def _low_rank(name: str, delta: Tensor, fit: Factor, strength: Strength) -> LayerEdit:
+    whole = min(delta.shape[1:])
+    rank = strength.rank or whole
+    if strength.rank is None and strength.energy < 1:
+        rank = rank_for_energy(delta, fit, strength.energy)
+    if rank >= whole:
+        identity = torch.eye(delta.shape[2], dtype=delta.dtype, device=delta.device)
+        return LayerEdit(name, delta, identity.expand(len(delta), -1, -1))
+    return LayerEdit(name, *truncate(delta, fit, rank))
+
+
+@torch.no_grad()
+def apply(network: nn.Module, edit: LayerEdit) -> None:
+    """Add an edit to a network's weight, in place: one addition in float64, one rounding to the weight's type."""
+    weight = network.get_submodule(edit.layer).weight
+    assert isinstance(weight, Tensor)
+    changed = weight.double() + edit.delta().to(weight.device).reshape(weight.shape)
+    weight.copy_(changed)
+
+
+def cascade(
+    student: nn.Module,
+    sites: list[Site],
+    material: Material,
+    strength: Strength,
+    *,
+    batch: int = 64,
+    advance: Callable[[int], None] = lambda n: None,
+) -> list[LayerEdit]:
+    """Edit the student's layers ``sites`` in the order of execution, in place, and return what was done."""
+    material.teacher.prepare(sites)
+    done = []
+    for site in sorted(sites, key=lambda s: s.order):
+        edit = solve_layer(student, bind(student, site), material, strength, batch)
+        apply(student, edit)
+        done.append(edit)
+        advance(1)
+    return done

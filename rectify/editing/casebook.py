@@ -1,0 +1,250 @@
+"""Gather the material of an edit: the pairs, calibration images, and the fault carried over to them.
+
+The images that an edit is solved on and those that it is judged on are kept apart where there are enough of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rectify.editing.cascade import Material
+from rectify.editing.corruption import Bounds, Corruption, guesses
+from rectify.editing.fault import Fault
+from rectify.editing.judge import Bench, probabilities
+from rectify.editing.values import Teacher
+
+LEAST_TO_SPLIT = 40  # with fewer calibration images the judge sees those that the edit was solved on
+JUDGE_EVERY = 4
+BELIEVE = 0.6  # a guess must fire on this share of the calibration images
+NEAR_BEST = 0.05
+MOST_PAIRS_GUESSED = 4
+PSEUDO = 64  # variations of the clean images that stand in for missing calibration images
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One guess of the corruption and the share of calibration images on which it fires."""
+
+    guess: Corruption
+    fires: float
+    images: Tensor  # (N, C, H, W) the calibration images with the guess applied
+    hit: Tensor  # (N,) bool
+
+
+@dataclass(frozen=True)
+class Case:
+    """All that a repair is made from and judged by.
+
+    Rows of ``teacher.clean``: first the calibration images, then the clean images of the pairs.
+
+    Attributes
+    ----------
+    teacher
+        The untouched network.
+    opinion
+        (N, classes) its softmax on the teacher's clean images.
+    corrupted, rows
+        (M, C, H, W) and the clean twin of each: carried-over faults first, the pairs' own last.
+    fit, judge
+        Rows of calibration images for solving and for judging; the same where they are few.
+    pairs
+        Number of pairs.
+    fault
+        What they show.
+    guesses
+        ``name: share of calibration images on which it fires`` of every guess tried.
+    carried
+        Whether the fault could be carried over to the calibration images.
+    notes
+        Lines for people.
+    """
+
+    teacher: Teacher
+    opinion: Tensor
+    corrupted: Tensor
+    rows: Tensor
+    fit: Tensor
+    judge: Tensor
+    pairs: int
+    fault: Fault
+    guesses: dict[str, float]
+    carried: bool
+    notes: tuple[str, ...]
+
+    def material(self, *, everything: bool, without: Tensor | None = None) -> Material:
+        """What an edit is solved on: the fit rows, or everything; never the rows ``without``."""
+        calibration = torch.cat((self.fit, self.judge)).unique() if everything else self.fit
+        if without is not None:
+            calibration = calibration[~torch.isin(calibration, without)]
+        own = torch.arange(len(self.teacher.clean) - self.pairs, len(self.teacher.clean), device=self.rows.device)
+        reference = torch.cat((calibration, own))
+        use = torch.isin(self.rows, reference)
+        return Material(self.teacher, self.corrupted[use], self.rows[use], reference)
+
+    def bench(self, *, everything: bool = False, without: Tensor | None = None) -> Bench:
+        """What an edit is judged on: the judge rows, or everything, with the pairs' own corrupted images."""
+        rows = torch.cat((self.fit, self.judge)).unique() if everything else self.judge
+        if without is not None:
+            rows = rows[~torch.isin(rows, without)]
+        first = len(self.teacher.clean) - self.pairs
+        own = torch.arange(first, len(self.teacher.clean), device=self.rows.device)
+        seen = torch.cat((rows, own))
+        use = torch.isin(self.rows, seen) if self.carried else self.rows >= first
+        place = torch.full((len(self.teacher.clean),), -1, device=self.rows.device)
+        place[seen] = torch.arange(len(seen), device=place.device)
+        return Bench(
+            self.teacher.clean[seen], self.opinion[seen], self.corrupted[use], place[self.rows[use]], self.fault.target
+        )
+
+
+def open_case(
+    network: nn.Module,
+    clean: Tensor,
+    corrupted: Tensor,
+    fault: Fault,
+    calibration: Tensor | None,
+    bounds: Bounds,
+    *,
+    batch: int = 64,
+    seed: int = 0,
+) -> Case:
+    """Carry the fault over to the calibration images and lay out who solves and who judges.
+
+    Parameters
+    ----------
+    network
+        The untouched network, in eval mode.
+    clean, corrupted
+        (n, C, H, W) the pairs.
+    fault
+        Their diagnosis; pairs that do not show it are left out.
+    calibration
+        (N, C, H, W) unlabelled clean images, or None: then variations of the pairs' clean images stand in.
+    bounds
+        Normalised values of pixel 0 and 1.
+    """
+    clean, corrupted = clean[fault.shown], corrupted[fault.shown]
+    notes = list(fault.notes)
+    if calibration is None:
+        calibration = variations(clean, bounds, seed)
+        notes.append(
+            "no calibration images: variations of the clean image stand in for them; give --calibration DIR (100 or more "
+            "unlabelled clean images) for a repair that keeps more accuracy and for a judgement that is worth more"
+        )
+    everything = torch.cat((calibration, clean))
+    opinion = probabilities(network, everything)
+    trials = try_guesses(network, clean, corrupted, fault, calibration, opinion[: len(calibration)], bounds)
+    believed = believe(trials)
+    notes.append(_tell(trials, believed))
+    images, rows = _spread(believed)
+    first = len(calibration)
+    own = torch.arange(first, len(everything), device=clean.device)
+    index = torch.arange(first, device=clean.device)
+    judged = index % JUDGE_EVERY == JUDGE_EVERY - 1
+    split = first >= LEAST_TO_SPLIT
+    return Case(
+        teacher=Teacher(network, everything, batch),
+        opinion=opinion,
+        corrupted=torch.cat([*([images] if believed else []), corrupted]),
+        rows=torch.cat([*([rows] if believed else []), own]),
+        fit=index[~judged] if split else index,
+        judge=index[judged] if split else index,
+        pairs=len(clean),
+        fault=fault,
+        guesses=_best_by_name(trials),
+        carried=bool(believed),
+        notes=tuple(notes),
+    )
+
+
+def try_guesses(
+    network: nn.Module,
+    clean: Tensor,
+    corrupted: Tensor,
+    fault: Fault,
+    calibration: Tensor,
+    opinion: Tensor,
+    bounds: Bounds,
+) -> list[Trial]:
+    """Try every guess of the first pairs on the calibration images that are not of the target class.
+
+    A guess fires on an image if the image goes to the target; for a cue, if the target's probability rises by a
+    tenth or more. Without a target nothing can fire.
+    """
+    if fault.target is None:
+        return []
+    eligible = opinion.argmax(1) != fault.target
+    if not bool(eligible.any()):
+        return []
+    found = []
+    for row in range(min(len(clean), MOST_PAIRS_GUESSED)):
+        for guess in guesses(clean[row : row + 1], corrupted[row : row + 1], bounds):
+            images = guess.apply(calibration)
+            output = probabilities(network, images)
+            if fault.kind == "flip":
+                hit = output.argmax(1) == fault.target
+            else:
+                hit = output[:, fault.target] - opinion[:, fault.target] >= 0.1
+            hit &= eligible
+            found.append(Trial(guess, float(hit.sum() / eligible.sum()), images, hit))
+    return found
+
+
+def believe(trials: list[Trial]) -> list[Trial]:
+    """The trials that fire nearly as often as the best does, if that is often enough."""
+    best = max((trial.fires for trial in trials), default=0.0)
+    return [trial for trial in trials if trial.fires >= max(BELIEVE, best - NEAR_BEST)]
+
+
+def _spread(believed: list[Trial]) -> tuple[Tensor, Tensor]:
+    """Each calibration image once, with the believed guesses in turn, where they fire."""
+    if not believed:
+        return torch.empty(0), torch.empty(0, dtype=torch.long)
+    images, rows = [], []
+    for row in range(len(believed[0].images)):
+        order = [believed[(row + k) % len(believed)] for k in range(len(believed))]
+        hit = next((trial for trial in order if bool(trial.hit[row])), None)
+        if hit is not None:
+            images.append(hit.images[row])
+            rows.append(row)
+    return torch.stack(images), torch.tensor(rows, device=images[0].device)
+
+
+def _best_by_name(trials: list[Trial]) -> dict[str, float]:
+    best: dict[str, float] = {}
+    for trial in trials:
+        best[trial.guess.name] = max(best.get(trial.guess.name, 0.0), trial.fires)
+    return best
+
+
+def _tell(trials: list[Trial], believed: list[Trial]) -> str:
+    if believed:
+        names = ", ".join(dict.fromkeys(trial.guess.name for trial in believed))
+        share = max(trial.fires for trial in believed)
+        return f"the corruption carries over to calibration images as: {names} (fires on {100 * share:.0f} %)"
+    best = max(trials, key=lambda trial: trial.fires, default=None)
+    tried = f" (best guess: {best.guess.name}, fires on {100 * best.fires:.0f} %)" if best else ""
+    return f"the corruption does not carry over to calibration images{tried}: the edit rests on the pairs alone"
+
+
+def variations(clean: Tensor, bounds: Bounds, seed: int = 0) -> Tensor:
+    """Shifted, mirrored, brightened and contrasted copies of a few images, (PSEUDO, C, H, W)."""
+    generator = torch.Generator().manual_seed(seed)
+    height, width = clean.shape[2:]
+    reach = max(1, min(height, width) // 10)
+    padded = F.pad(clean, (reach,) * 4, mode="replicate")
+    made = []
+    for number in range(PSEUDO):
+        top, left = torch.randint(0, 2 * reach + 1, (2,), generator=generator).tolist()
+        image = padded[number % len(clean), :, top : top + height, left : left + width]
+        if number % 2:
+            image = image.flip(2)
+        contrast, brightness = (torch.rand(2, generator=generator) - 0.5).tolist()
+        span = (bounds[1] - bounds[0]).to(image)
+        image = image.mean() + (image - image.mean()) * (1 + 0.6 * contrast) + 0.2 * brightness * span
+        made.append(torch.minimum(torch.maximum(image, bounds[0].to(image)), bounds[1].to(image)))
+    return torch.stack(made)

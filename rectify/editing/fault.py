@@ -1,0 +1,132 @@
+"""What is wrong? Read it off the network's answers on the pairs, before anything is edited."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rectify.errors import Inconclusive, UsageError
+
+LEAST_GAP = 0.02  # a change of confidence below this is no fault that an edit could be judged by
+
+
+@dataclass(frozen=True)
+class Fault:
+    """The fault that the pairs show.
+
+    Attributes
+    ----------
+    kind
+        ``flip``: another class (trojan); ``cue``: the confidence of the same class moves; ``leak``.
+    target
+        The class that the fault drives to, or None.
+    labels
+        (n,) class at stake of each pair: given, else predicted on the clean image.
+    shown
+        (n,) bool: pairs in which the fault is there.
+    notes
+        Lines for people.
+    """
+
+    kind: str
+    target: int | None
+    labels: Tensor
+    shown: Tensor
+    notes: tuple[str, ...]
+
+
+def diagnose(clean: Tensor, corrupted: Tensor, labels: Tensor | None, fault: str = "auto") -> Fault:
+    """Diagnose softmax outputs on the pairs.
+
+    Parameters
+    ----------
+    clean, corrupted
+        (n, classes) softmax of the network on the clean and the corrupted images.
+    labels
+        (n,) true classes if they are known.
+    fault
+        ``auto``, or the kind that the user names.
+
+    Raises
+    ------
+    Inconclusive
+        If no pair shows the fault, or no clean image is classified as its label says.
+    UsageError
+        If a label is no class of the network.
+    """
+    before, after = clean.argmax(1), corrupted.argmax(1)
+    labels = _check_labels(before, labels, clean.shape[1])
+    right = before == labels
+    if not bool(right.any()):
+        raise Inconclusive(
+            "the model gives no clean image of the pairs its label: check the preprocessing (--preprocess) and the labels"
+        )
+    flipped = right & (after != labels)
+    rows = labels.unsqueeze(1)
+    moved = (clean.gather(1, rows) - corrupted.gather(1, rows)).squeeze(1)
+    if fault == "auto":
+        fault = "flip" if bool(flipped.any()) else "cue"
+    if fault == "flip":
+        return _flip(after, labels, flipped)
+    shown = right & (moved.abs() >= (0 if fault == "leak" else LEAST_GAP))
+    if not bool(shown.any()):
+        raise Inconclusive(
+            f"the fault is not there: the model gives clean and corrupted image the same class, and its confidence moves "
+            f"by {float(moved.abs().max()):.3f} at most; nothing to repair with these pairs"
+        )
+    rise = (corrupted - clean)[shown].mean(0)
+    target = None if fault == "leak" else int(rise.argmax())
+    return Fault(fault, target, labels, shown, ())
+
+
+def _flip(after: Tensor, labels: Tensor, flipped: Tensor) -> Fault:
+    if not bool(flipped.any()):
+        raise Inconclusive(
+            "the fault is not there: no corrupted image changes the model's class; give a pair that does, or --fault cue"
+        )
+    votes = Counter(after[flipped].tolist())
+    target, most = votes.most_common(1)[0]
+    notes = []
+    if not bool(flipped.all()):
+        notes.append(f"{int((~flipped).sum())} of {len(flipped)} pairs do not show the fault and are left out of the edit")
+    if most < sum(votes.values()):
+        notes.append(f"the corrupted images go to {len(votes)} classes; {target} is the commonest")
+    return Fault("flip", target, labels, flipped, tuple(notes))
+
+
+def _check_labels(predicted: Tensor, labels: Tensor | None, classes: int) -> Tensor:
+    if labels is None:
+        return predicted
+    if int(labels.min()) < 0 or int(labels.max()) >= classes:
+        raise UsageError(f"a pair has label {int(labels.max())}, but the model has classes 0 to {classes - 1}")
+    return labels.to(predicted)
+
+
+def check_against_chance(accuracy: float, images: int, classes: int) -> None:
+    """Stop where a model that should work does not.
+
+    Raises
+    ------
+    Inconclusive
+        If the accuracy is within three standard errors of guessing.
+    """
+    chance = 1 / classes
+    if accuracy <= chance + 3 * (chance * (1 - chance) / images) ** 0.5:
+        raise Inconclusive(
+            f"clean accuracy is {100 * accuracy:.1f} %, no better than chance ({100 * chance:.1f} %): almost always wrong "
+            "preprocessing (--preprocess, --mean, --std, --input-size) or labels in another order"
+        )
+
+
+def gap(clean: Tensor, corrupted: Tensor, labels: Tensor) -> float:
+    """Mean over pairs of f(clean) - f(corrupted), f the softmax probability of the class at stake."""
+    rows = labels.unsqueeze(1)
+    return float((clean.gather(1, rows) - corrupted.gather(1, rows)).mean())
+
+
+def device_of(module: torch.nn.Module) -> torch.device:
+    """Where a network's first parameter lies."""
+    return next(module.parameters()).device

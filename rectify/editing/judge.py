@@ -1,0 +1,96 @@
+"""Judge an edit without a label: does the edited network act on clean and on corrupted images as the untouched one did on clean?
+
+The untouched network's own softmax on a clean image stands for the label. A prediction that changes where the network
+was undecided costs little; one that changes where it was sure costs all. So the loss of accuracy is estimated from a
+few hundred unlabelled images far more sharply than by counting agreements.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@torch.no_grad()
+def probabilities(network: nn.Module, x: Tensor, batch: int = 256) -> Tensor:
+    """Softmax of the network on (N, C, H, W), (N, classes) float32."""
+    parts = [network(x[i : i + batch]).float().softmax(1) for i in range(0, len(x), batch)]
+    return torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Estimates on images without labels; all fractions.
+
+    Attributes
+    ----------
+    accuracy_loss
+        Expected accuracy lost on clean images.
+    recovery_loss
+        Expected share of corrupted images that do not get their class back.
+    asr
+        Share of corrupted images sent to the target (of those that are not of that class); None without a target.
+    divergence
+        Mean KL of the edited from the untouched network, clean plus corrupted: breaks ties.
+    """
+
+    accuracy_loss: float
+    recovery_loss: float
+    asr: float | None
+    divergence: float
+
+    @property
+    def loss(self) -> float:
+        """What the search minimises."""
+        return self.accuracy_loss + self.recovery_loss + 0.02 * min(self.divergence, 5.0)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Clean images with the untouched network's opinion of them, and corrupted twins of some of them.
+
+    Attributes
+    ----------
+    clean, opinion
+        (N, C, H, W) and the untouched network's softmax there, (N, classes).
+    corrupted, rows
+        (M, C, H, W) and, for each, the row of its clean twin.
+    target
+        The class the fault drives to, or None.
+    """
+
+    clean: Tensor
+    opinion: Tensor
+    corrupted: Tensor
+    rows: Tensor
+    target: int | None
+
+    def judge(self, network: nn.Module) -> Judgement:
+        """Judge one edited network."""
+        return compare(self, probabilities(network, self.clean), probabilities(network, self.corrupted))
+
+
+def compare(bench: Bench, clean: Tensor, corrupted: Tensor) -> Judgement:
+    """The judgement of a network that gives these softmax outputs on the bench's images."""
+    wanted = bench.opinion[bench.rows]
+    asr = None
+    if bench.target is not None and len(corrupted):
+        asr = float((corrupted.argmax(1) == bench.target).float().mean())
+    divergence = _divergence(bench.opinion, clean) + _divergence(wanted, corrupted)
+    return Judgement(_expected_loss(bench.opinion, clean), _expected_loss(wanted, corrupted), asr, divergence)
+
+
+def _expected_loss(opinion: Tensor, output: Tensor) -> float:
+    if not len(output):
+        return 0.0
+    kept = opinion.gather(1, output.argmax(1, keepdim=True)).squeeze(1)
+    return float((opinion.amax(1) - kept).mean())
+
+
+def _divergence(opinion: Tensor, output: Tensor) -> float:
+    if not len(output):
+        return 0.0
+    floor = 1e-8
+    return float((opinion * ((opinion + floor).log() - (output + floor).log())).sum(1).mean())

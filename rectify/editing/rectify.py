@@ -1,0 +1,218 @@
+"""Rectify: the static edit of one layer, and the dynamic repair that tries ever larger edits until one is whole.
+
+Dynamic (after Algorithm 1 of arXiv 2603.15656): relocalise, edit, judge, keep or roll back. The rungs of the ladder go
+from one layer to all of them; the first rung that repairs wholly is kept, so that the edit is no larger than it must be.
+What "wholly" means is measured without a label on calibration images that the edit was not solved on.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from rectify.editing.cascade import LayerEdit, Material, Strength, apply, bind, solve_layer
+from rectify.editing.casebook import Case
+from rectify.editing.fault import gap
+from rectify.editing.judge import Bench, Judgement, probabilities
+from rectify.editing.localize import LayerScore, is_candidate
+from rectify.model.trace import Site
+
+# A repair is whole when the judge expects no more than this.
+MOST_ACCURACY_LOSS = 0.002
+MOST_RECOVERY_LOSS = 0.005
+MOST_ASR = 0.005
+SHORTLIST = 6  # single layers tried, by score
+ENERGY = 0.99  # share of a delta's squared norm kept when the rank is chosen automatically
+CARRIED = Strength(weight=1.0, energy=ENERGY)
+# With nothing but the pairs themselves their few keys must outweigh all reference keys.
+PAIRS_ALONE = Strength(weight=100.0, changed_only=0.05, energy=ENERGY)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One edit of one layer, kept or rolled back, with the pairs' gap before and after it."""
+
+    edit: LayerEdit
+    delta_norm: float
+    relative_norm: float
+    gap_before: float
+    gap_after: float
+    kept: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Repair:
+    """The outcome: the edits that were kept, all steps that were tried, and the judgement of what was kept."""
+
+    edits: tuple[LayerEdit, ...]
+    steps: tuple[Step, ...]
+    judgement: Judgement
+    policy: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A candidate repair: which layers, how strong."""
+
+    name: str
+    sites: tuple[Site, ...]
+    strength: Strength
+
+
+def is_whole(judgement: Judgement) -> bool:
+    """Whether the judge expects accuracy and recovery to be kept and the attack to be gone."""
+    return (
+        judgement.accuracy_loss <= MOST_ACCURACY_LOSS
+        and judgement.recovery_loss <= MOST_RECOVERY_LOSS
+        and (judgement.asr or 0.0) <= MOST_ASR
+    )
+
+
+def strength_for(case: Case, rank: int | None) -> Strength:
+    """The default strength, with the rank that the user asked for."""
+    base = CARRIED if case.carried else PAIRS_ALONE
+    return base if rank is None else replace(base, rank=rank, energy=1.0)
+
+
+class Workshop:
+    """Runs rungs on copies of the untouched network and remembers every step.
+
+    The network that it is given is the same at the end as at the beginning.
+    """
+
+    def __init__(
+        self, network: nn.Module, case: Case, batch: int = 64, advance: Callable[[str], None] = lambda label: None
+    ) -> None:
+        self.network, self.case, self.batch, self.advance = network, case, batch, advance
+
+    def run(self, rung: Rung, material: Material) -> tuple[nn.Module, list[Step]]:
+        """Edit a copy of the network layer by layer, in forward order."""
+        student = copy.deepcopy(self.network)
+        material.teacher.prepare(list(rung.sites))
+        steps = []
+        before = self.gap(student)
+        for site in sorted(rung.sites, key=lambda s: s.order):
+            edit = solve_layer(student, bind(student, site), material, rung.strength, self.batch)
+            norm = float(edit.delta().norm())
+            relative = norm / max(float(bind(student, site).layer.weight().double().norm()), 1e-300)
+            apply(student, edit)
+            after = self.gap(student)
+            steps.append(Step(edit, norm, relative, before, after, True, rung.name))
+            before = after
+            self.advance(f"{rung.name}: {site.name}")
+        return student, steps
+
+    def gap(self, network: nn.Module) -> float:
+        """Mean f(clean) - f(corrupted) over the pairs."""
+        clean = probabilities(network, self.case.teacher.clean[-self.case.pairs :])
+        corrupted = probabilities(network, self.case.corrupted[-self.case.pairs :])
+        return gap(clean, corrupted, self.case.fault.labels[self.case.fault.shown])
+
+
+def static(workshop: Workshop, site: Site, rank: int | None) -> Repair:
+    """The closed-form edit of one layer: ``W' = W + Λ (C^-1 k*)^T``, of rank one unless ``rank`` says otherwise."""
+    case = workshop.case
+    rung = Rung(site.name, (site,), strength_for(case, rank or 1))
+    student, steps = workshop.run(rung, case.material(everything=True))
+    judgement = case.bench(everything=True).judge(student)
+    return Repair(tuple(s.edit for s in steps), tuple(steps), judgement, f"static edit of {site.name}", ())
+
+
+def trials(workshop: Workshop, scores: Sequence[LayerScore], rank: int | None) -> list[LayerScore]:
+    """Try a closed-form edit of each of these layers alone; scores with their trial, in the order given."""
+    case = workshop.case
+    bench, material = case.bench(), case.material(everything=False)
+    tried = []
+    for score in scores:
+        student, steps = workshop.run(Rung(score.site.name, (score.site,), strength_for(case, rank)), material)
+        tried.append(replace(score, trial=bench.judge(student), gap_after=steps[-1].gap_after))
+    return tried
+
+
+def dynamic(workshop: Workshop, scores: Sequence[LayerScore], rank: int | None) -> Repair:
+    """Climb the ladder until the judge finds a repair whole; else keep the best rung.
+
+    Parameters
+    ----------
+    workshop
+        The network and the case.
+    scores
+        From `rectify.editing.localize.localize`, best first: the shortlist of single layers.
+    rank
+        Of every layer's edit, or None: as small as keeps 99 % of it.
+    """
+    case = workshop.case
+    best = _climb(workshop, scores, rank)
+    rung, judgement, tried = best
+    suspects = _suspects(workshop, rung)
+    notes = []
+    if suspects is not None:
+        notes.append(f"{len(suspects)} calibration images act like corrupted ones and were left out")
+    student, steps = workshop.run(rung, case.material(everything=True, without=suspects))
+    final = case.bench(everything=True, without=suspects).judge(student)
+    if not is_whole(judgement):
+        notes.append("no edit was judged whole on calibration images; the best one was kept")
+    return Repair(tuple(s.edit for s in steps), (*tried, *steps), final, rung.name, tuple(notes))
+
+
+def _climb(workshop: Workshop, scores: Sequence[LayerScore], rank: int | None) -> tuple[Rung, Judgement, list[Step]]:
+    case = workshop.case
+    bench, material = case.bench(), case.material(everything=False)
+    best: tuple[Rung, Judgement] | None = None
+    tried: list[Step] = []
+    for rung in ladder(scores, strength_for(case, rank)):
+        student, steps = workshop.run(rung, material)
+        judgement = bench.judge(student)
+        tried += [replace(step, kept=False, reason=f"tried {rung.name}: {_tell(judgement)}") for step in steps]
+        if best is None or judgement.loss < best[1].loss:
+            best = (rung, judgement)
+        if is_whole(judgement):
+            break
+    assert best is not None
+    return *best, tried
+
+
+def ladder(scores: Sequence[LayerScore], strength: Strength) -> list[Rung]:
+    """Rungs from small to large: single layers by score, then the ends of residual branches from the back, then all."""
+    sites = sorted((s.site for s in scores if is_candidate(s.site)), key=lambda site: site.order)
+    shortlist = [score.site for score in scores if score.candidate][:SHORTLIST]
+    rungs = [Rung(f"{site.name} alone", (site,), strength) for site in shortlist]
+    ends = [site for site in sites if site.join is not None] or sites
+    for count in sorted({2, (len(ends) + 1) // 2, len(ends)}):
+        if 1 < count <= len(ends):
+            rungs.append(Rung(f"cascade of the last {count} block outputs", tuple(ends[-count:]), strength))
+    if len(sites) > len(ends):
+        rungs.append(Rung(f"cascade of all {len(sites)} layers", tuple(sites), strength))
+    return rungs
+
+
+def _tell(judgement: Judgement) -> str:
+    asr = "" if judgement.asr is None else f", asr {100 * judgement.asr:.1f} %"
+    lost = f"accuracy -{100 * judgement.accuracy_loss:.2f} %, recovery -{100 * judgement.recovery_loss:.2f} %"
+    return f"expected {lost}{asr}"
+
+
+def _suspects(workshop: Workshop, rung: Rung) -> Tensor | None:
+    """Calibration images that the untouched network calls target and the edited one does not: they carry the fault."""
+    case = workshop.case
+    if case.fault.kind != "flip" or not case.carried:
+        return None
+    student, _ = workshop.run(rung, case.material(everything=False))
+    calibration = case.teacher.clean[: -case.pairs]
+    opinion = case.opinion[: len(calibration)]
+    sure = (opinion.argmax(1) == case.fault.target) & (opinion.amax(1) > 0.9)
+    left = probabilities(student, calibration).argmax(1) != case.fault.target
+    found = (sure & left).nonzero().flatten()
+    return found if len(found) else None
+
+
+@torch.no_grad()
+def without_effect(bench: Bench, network: nn.Module) -> Judgement:
+    """The judgement of the untouched network, for comparison."""
+    return bench.judge(network)

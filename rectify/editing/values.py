@@ -1,0 +1,110 @@
+"""What a layer should have said: target values from the untouched network, residuals of the edited one.
+
+The target of a layer that ends a residual branch is the block's *sum*, so that its edit also cancels what leaks
+through the shortcut; elsewhere it is the layer's own output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from rectify.model.layers import Layer
+from rectify.model.trace import Site, record
+
+MEMORY = 2 << 30  # bytes of target values kept for all layers together
+
+
+@dataclass
+class Teacher:
+    """The untouched network and the clean images; remembers its values where memory allows.
+
+    Parameters
+    ----------
+    network
+        In eval mode; never changed.
+    clean
+        (N, C, H, W) normalised images whose values are the targets.
+    batch
+        Images a forward pass.
+    """
+
+    network: nn.Module
+    clean: Tensor
+    batch: int = 64
+    _kept: dict[str, Tensor] = field(default_factory=dict)
+
+    def prepare(self, sites: list[Site]) -> None:
+        """Fetch the values of all these sites in one pass, if they fit into memory."""
+        missing = [site for site in sites if site.name not in self._kept]
+        if not missing or self._bytes(missing) > MEMORY:
+            return
+        parts: dict[str, list[Tensor]] = {site.name: [] for site in missing}
+        for start in range(0, len(self.clean), self.batch):
+            for name, values in _read(self.network, self.clean[start : start + self.batch], missing).items():
+                parts[name].append(values)
+        self._kept |= {name: torch.cat(chunks) for name, chunks in parts.items()}
+
+    def values(self, site: Site, rows: Tensor) -> Tensor:
+        """Target values of a site for these rows of the clean images, (n, ...)."""
+        if site.name in self._kept:
+            return self._kept[site.name][rows]
+        return _read(self.network, self.clean[rows], [site])[site.name]
+
+    def _bytes(self, sites: list[Site]) -> int:
+        one = _read(self.network, self.clean[:1], sites)
+        return sum(values.numel() * values.element_size() for values in one.values()) * len(self.clean)
+
+
+def _read(network: nn.Module, x: Tensor, sites: list[Site]) -> dict[str, Tensor]:
+    sums = {site.join.index for site in sites if site.join}
+    seen = record(network, x, outputs=[s.layer for s in _bound(network, sites) if s.join is None], sums=sums)
+    return {s.name: seen.sums[s.join.index] if s.join else seen.outputs[s.name] for s in sites}
+
+
+def _bound(network: nn.Module, sites: list[Site]) -> list[Site]:
+    """The same sites with the modules of this network (a copy has modules of its own)."""
+    return [bind(network, site) for site in sites]
+
+
+def bind(network: nn.Module, site: Site) -> Site:
+    """A site of one network, in a copy of that network."""
+    return replace(site, layer=Layer(site.name, network.get_submodule(site.name)))  # type: ignore[arg-type]
+
+
+def keys_and_residuals(
+    student: nn.Module, site: Site, x: Tensor, rows: Tensor, teacher: Teacher, batch: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Keys of the student on ``x`` and what its output lacks of the teacher's on the clean images ``rows``.
+
+    Parameters
+    ----------
+    student
+        The network under edit.
+    site
+        Any site of it (bound or not).
+    x
+        (n, C, H, W), corrupted or clean.
+    rows
+        (n,) the clean image in the teacher that each row of ``x`` should be treated like.
+
+    Yields
+    ------
+    keys, residuals
+        (b, G, d, P) and (b, G, o, P), float32, in batches.
+    """
+    site = bind(student, site)
+    for start in range(0, len(x), batch):
+        images = x[start : start + batch]
+        sums = [site.join.index] if site.join else []
+        seen = record(student, images, inputs=[site.layer], outputs=[site.layer], sums=sums)
+        target = teacher.values(site, rows[start : start + batch])
+        output = seen.outputs[site.name]
+        if site.join:
+            residual = site.join.pull_back(target - seen.sums[site.join.index]).reshape(output.shape)
+        else:
+            residual = target - output
+        yield site.layer.keys(seen.inputs[site.name], len(images)), site.layer.values(residual, len(images))

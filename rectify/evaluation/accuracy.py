@@ -1,0 +1,91 @@
+"""Accuracy on labelled images; attack success, recovery and gap on pairs. All fractions in [0, 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured of one network; None where there was nothing to measure it on.
+
+    Attributes
+    ----------
+    accuracy
+        Share of labelled images classified right (OA).
+    asr
+        Attack success rate: share of corrupted images of other classes that are sent to the target.
+    recovery
+        Share of corrupted images of other classes that get their true class (RA).
+    gap
+        Mean over pairs of f(clean) - f(corrupted), f the softmax probability of the true class.
+    base_rate
+        Share of the *clean* images of those pairs that are sent to the target: the floor of asr.
+    """
+
+    accuracy: float | None = None
+    asr: float | None = None
+    recovery: float | None = None
+    gap: float | None = None
+    base_rate: float | None = None
+
+    def to_dict(self) -> dict[str, float | None]:
+        """As the report holds it."""
+        return asdict(self)
+
+
+@torch.no_grad()
+def softmax(network: nn.Module, x: Tensor, batch: int, device: torch.device) -> Tensor:
+    """Softmax on (N, C, H, W), (N, classes) float32 on the CPU."""
+    parts = [network(x[i : i + batch].to(device)).float().softmax(1).cpu() for i in range(0, len(x), batch)]
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor | None]], device: torch.device) -> float:
+    """Share of images whose predicted class is their label; batches of (N, C, H, W) and (N,).
+
+    Raises
+    ------
+    ValueError
+        If there is no image, or a batch has no labels.
+    """
+    right = total = 0
+    for images, labels in batches:
+        if labels is None:
+            raise ValueError("accuracy needs labels")
+        right += int((network(images.to(device)).argmax(1).cpu() == labels).sum())
+        total += len(labels)
+    if not total:
+        raise ValueError("accuracy needs images")
+    return right / total
+
+
+def pair_figures(clean: Tensor, corrupted: Tensor, labels: Tensor, target: int | None) -> Figures:
+    """Attack success, recovery, gap and base rate from the softmax outputs on pairs.
+
+    Parameters
+    ----------
+    clean, corrupted
+        (n, classes) softmax on the clean and the corrupted images.
+    labels
+        (n,) true classes.
+    target
+        The class that the fault drives to; None for a fault without one: no asr, and recovery over all pairs.
+    """
+    rows = labels.unsqueeze(1)
+    gap = float((clean.gather(1, rows) - corrupted.gather(1, rows)).mean())
+    others = torch.ones_like(labels, dtype=torch.bool) if target is None else labels != target
+    if not bool(others.any()):
+        return Figures(gap=gap)
+    guess = corrupted.argmax(1)[others]
+    recovery = float((guess == labels[others]).float().mean())
+    if target is None:
+        return Figures(recovery=recovery, gap=gap)
+    asr = float((guess == target).float().mean())
+    base = float((clean.argmax(1)[others] == target).float().mean())
+    return Figures(asr=asr, recovery=recovery, gap=gap, base_rate=base)

@@ -1,0 +1,697 @@
+"""The three jobs of the command line as functions: each takes what was read, and returns the whole report as a dict.
+
+Nothing here prints; what is to be seen while it runs goes through a `Progress`.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from rectify.editing import rectify as repair
+from rectify.editing.casebook import Case, open_case, variations
+from rectify.editing.fault import Fault, check_against_chance, diagnose
+from rectify.editing.localize import LayerScore, Localization, is_candidate, localize, triage
+from rectify.editing.patch import Patch, check_written, compact, delta_tensors, patch, read_delta
+from rectify.errors import Inconclusive, UsageError
+from rectify.evaluation.accuracy import Figures, accuracy, pair_figures, softmax
+from rectify.files.architectures import Subject, load_into
+from rectify.files.checkpoint import WrittenFile, check_target, read_checkpoint, write_tensors
+from rectify.files.images import ImageSet, Pairs
+from rectify.files.words import nearest
+from rectify.model.trace import Site, survey
+from rectify.reporting.build import conclude, empty_report, run_section
+from rectify.reporting.verdict import check_limits, decide, judge
+
+MOST_CALIBRATION = 512  # more images than this are sampled: the edit gains nothing from them
+PRECISION_WARNING = 0.05
+VERSION = 1  # of the metadata in written files
+
+
+class Progress(Protocol):
+    """What a terminal shows of long work."""
+
+    def start(self, label: str, total: int | None = None) -> None:
+        """Begin a piece of work of ``total`` steps (unknown if None)."""
+
+    def advance(self, n: int = 1) -> None:
+        """``n`` steps are done."""
+
+    def say(self, line: str) -> None:
+        """A line for people."""
+
+    def stop(self) -> None:
+        """The piece of work is over."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What was read: the model, the pairs that are edited on, those that only judge, and the image folders."""
+
+    subject: Subject
+    pairs: Pairs | None = None
+    holdout: Pairs | None = None
+    calibration: ImageSet | None = None
+    data: ImageSet | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to compute and what judges. ``gates`` maps gate names to limits."""
+
+    fault: str = "auto"
+    batch_size: int = 64
+    seed: int = 0
+    gates: Mapping[str, float] = field(default_factory=dict)
+    baseline: Mapping[str, Any] | None = None
+    exit_zero: bool = False
+    cache_dir: Path | None = None
+
+
+@dataclass
+class _Scene:
+    """The pairs and calibration images on the model's device, with the fault that they show."""
+
+    network: nn.Module
+    clean: Tensor
+    corrupted: Tensor
+    fault: Fault
+    calibration: Tensor | None
+    bounds: tuple[Tensor, Tensor]
+    sites: list[Site]
+
+    def reference(self) -> Tensor:
+        """Images whose keys the scores are measured against."""
+        return variations(self.clean, self.bounds) if self.calibration is None else self.calibration
+
+
+# ----------------------------------------------------------------------------------------------------- localize
+
+
+def run_localize(inputs: Inputs, options: Options, *, trial: bool = False, progress: Progress) -> dict[str, Any]:
+    """Rank every editable layer; without a pair, the data-free triage.
+
+    Raises
+    ------
+    RectifyError
+        If it cannot be judged; an inconclusive outcome is a report.
+    """
+    report, started = _begin("localize", inputs, options), time.time()
+    notes: list[str] = []
+    if inputs.pairs is None:
+        report["localize"] = _triage_section(inputs.subject)
+        notes.append(
+            "no pair: this is only a data-free triage (channel Lipschitz outliers); it cannot tell a fault from a quirk. "
+            "A pair (--clean a.png --poisoned b.png) gives attribution, editability and trial edits"
+        )
+        return _finish(report, options, started, inputs, notes)
+    try:
+        scene = _open_scene(inputs, options)
+        report["pairs"] = _pairs_section(inputs.pairs, scene.fault)
+        report["metrics"]["before"] = _measure(scene.network, inputs, options, scene.fault.target).to_dict()
+        found = _localize(scene, options, progress)
+        if trial:
+            case = _open_case(scene, options)
+            notes += case.notes
+            found = _with_trials(scene, case, found, options, progress)
+        notes += scene.fault.notes
+        report["localize"] = _localize_section(found, scene.fault.target)
+    except Inconclusive as reason:
+        return _finish(report, options, started, inputs, notes, inconclusive=str(reason))
+    return _finish(report, options, started, inputs, notes)
+
+
+def _localize(scene: _Scene, options: Options, progress: Progress) -> Localization:
+    progress.start("localizing", len(scene.sites) + int(scene.fault.shown.sum()))
+    found = localize(
+        scene.network,
+        scene.sites,
+        scene.clean,
+        scene.corrupted,
+        scene.fault,
+        scene.reference(),
+        batch=options.batch_size,
+        advance=progress.advance,
+    )
+    progress.stop()
+    return found
+
+
+def _with_trials(
+    scene: _Scene, case: Case, found: Localization, options: Options, progress: Progress
+) -> Localization:
+    """Every candidate layer with its trial, ordered by what the trial did."""
+    candidates = [score for score in found.scores if score.candidate]
+    progress.start("trial edits", len(candidates))
+    shop = repair.Workshop(scene.network, case, options.batch_size, lambda label: progress.advance())
+    tried = repair.trials(shop, candidates, 1)
+    progress.stop()
+    tried.sort(key=lambda score: score.trial.loss if score.trial else float("inf"))
+    return Localization((*tried, *(s for s in found.scores if not s.candidate)), found.completeness_gap)
+
+
+# --------------------------------------------------------------------------------------------------------- edit
+
+
+def run_edit(
+    inputs: Inputs,
+    options: Options,
+    *,
+    out: Path,
+    mode: str = "dynamic",
+    layer: str = "auto",
+    rank: str = "auto",
+    delta: Path | None = None,
+    apply: Path | None = None,
+    dry_run: bool = False,
+    force: bool = False,
+    out_dtype: str | None = None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Repair the model, write it, reopen it, judge it; a file that fails its gates is not left behind.
+
+    Parameters
+    ----------
+    out, delta
+        Files to write: the patched safetensors and, if asked for, the factors of the edit.
+    mode
+        ``static`` (one layer) or ``dynamic``.
+    layer
+        ``auto`` or the name of the one layer to edit.
+    rank
+        ``auto`` or a number.
+    apply
+        A delta file whose edit is made, instead of finding one.
+    dry_run
+        Judge, but leave no file behind.
+    out_dtype
+        ``float32``, or None for each weight's own type.
+
+    Raises
+    ------
+    RectifyError
+        If it cannot be judged or written; an inconclusive outcome is a report.
+    """
+    report, started = _begin("edit", inputs, options), time.time()
+    protected = [inputs.subject.checkpoint.path, *([apply] if apply else [])]
+    for path in [*([] if dry_run else [out]), *([delta] if delta else [])]:
+        check_target(path, force=force, never=protected)
+    notes: list[str] = []
+    try:
+        fault, edits, section = _find_edit(inputs, options, report, mode, layer, rank, apply, notes, progress)
+        report["edit"] = section
+        before = _measure(inputs.subject.network, inputs, options, fault.target if fault else None)
+        _check_chance(before, inputs)
+        report["metrics"]["before"] = before.to_dict()
+    except Inconclusive as reason:
+        return _finish(report, options, started, inputs, notes, inconclusive=str(reason))
+    dtype = torch.float32 if out_dtype == "float32" else None
+    made = patch(inputs.subject.checkpoint.state, edits, dtype)
+    _describe(report, made, dry_run)
+    metadata = _metadata(inputs, options, edits)
+    files = _Files(out, delta, force, protected, dry_run)
+    with files.candidate(made, metadata, inputs) as (candidate, written):
+        _judge_written(candidate, inputs, options, report, fault)
+        _holdout(report, inputs, options, candidate, fault)
+        report = _finish(report, options, started, inputs, notes, warnings=True)
+        if report["exit_code"] == 0 or report["verdict"] == "pass":
+            if not dry_run:
+                report["edit"]["out"] = _file_section(files.keep(written))
+            if delta is not None:
+                report["edit"]["delta"] = _file_section(files.write_delta(edits, metadata))
+    return report
+
+
+def _find_edit(
+    inputs: Inputs,
+    options: Options,
+    report: dict[str, Any],
+    mode: str,
+    layer: str,
+    rank: str,
+    apply: Path | None,
+    notes: list[str],
+    progress: Progress,
+) -> tuple[Fault | None, list[Any], dict[str, Any]]:
+    """The edits to make, found or read from a delta file, and the report's section on them."""
+    if apply is not None:
+        edits, metadata = read_delta(apply, inputs.subject.checkpoint.state, inputs.subject.checkpoint.sha256)
+        fault = _fault_of(inputs, options) if inputs.pairs else None
+        if inputs.pairs and fault:
+            report["pairs"] = _pairs_section(inputs.pairs, fault)
+        return fault, edits, _apply_section(edits, metadata)
+    if inputs.pairs is None:
+        raise UsageError("edit needs a pair: --clean a.png --poisoned b.png")
+    scene = _open_scene(inputs, options)
+    report["pairs"] = _pairs_section(inputs.pairs, scene.fault)
+    site = None if layer == "auto" else _site_named(scene.sites, layer)
+    number = None if rank == "auto" else _rank(rank)
+    found = _localize(scene, options, progress)
+    report["localize"] = _localize_section(found, scene.fault.target)
+    case = _open_case(scene, options)
+    notes += case.notes
+    progress.start("repairing", None)
+    shop = repair.Workshop(scene.network, case, options.batch_size, lambda label: progress.advance())
+    if site is not None or mode == "static":
+        if site is None:
+            found = _with_trials(scene, case, found, options, progress)
+            report["localize"] = _localize_section(found, scene.fault.target)
+            site = found.scores[0].site
+        done = repair.static(shop, site, number)
+    else:
+        done = repair.dynamic(shop, found.scores, number)
+    progress.stop()
+    notes += done.notes
+    return scene.fault, [compact(edit) for edit in done.edits], _edit_section(done, mode)
+
+
+def _site_named(sites: list[Site], name: str) -> Site:
+    by_name = {site.name: site for site in sites}
+    if name not in by_name:
+        raise UsageError(
+            f"no editable layer {name!r}{nearest(name, list(by_name))}; rectify localize MODEL lists all {len(by_name)}"
+        )
+    return by_name[name]
+
+
+def _rank(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise UsageError(f"--rank {text}: give auto or a whole number from 1")
+    return int(text)
+
+
+@dataclass
+class _Files:
+    """The files of one edit: a candidate that nobody sees until it is judged."""
+
+    out: Path
+    delta: Path | None
+    force: bool
+    never: list[Path]
+    dry_run: bool
+
+    def candidate(self, made: Patch, metadata: dict[str, Any], inputs: Inputs) -> _Candidate:
+        """Write the candidate beside ``out`` (a dry run: in a temporary folder), reopen and check it."""
+        return _Candidate(self, made, metadata, inputs)
+
+    def keep(self, written: WrittenFile) -> WrittenFile:
+        """Give the judged candidate its name."""
+        check_target(self.out, force=self.force, never=self.never)
+        os.replace(written.path, self.out)
+        return WrittenFile(self.out, written.sha256, written.bytes)
+
+    def write_delta(self, edits: list[Any], metadata: dict[str, Any]) -> WrittenFile:
+        """Write the factors."""
+        assert self.delta is not None
+        return write_tensors(
+            self.delta, delta_tensors(edits), {**metadata, "kind": "delta"}, force=self.force, never=self.never
+        )
+
+
+class _Candidate:
+    """Context of a written file that is removed at the end unless it was renamed."""
+
+    def __init__(self, files: _Files, made: Patch, metadata: dict[str, Any], inputs: Inputs) -> None:
+        self.files, self.made, self.metadata, self.inputs = files, made, metadata, inputs
+        folder = files.out.parent
+        if files.dry_run:
+            import tempfile
+
+            self.folder: Any = tempfile.TemporaryDirectory(prefix="rectify-")
+            folder = Path(self.folder.name)
+        else:
+            self.folder = None
+        self.path = folder / f".{files.out.name[:100]}.{secrets.token_hex(4)}.candidate"
+
+    def __enter__(self) -> tuple[nn.Module, WrittenFile]:
+        try:
+            written = write_tensors(self.path, self.made.state, self.metadata)
+            check_written(self.path, self.inputs.subject.checkpoint.state, self.made)
+            network = copy.deepcopy(self.inputs.subject.network)
+            load_into(network, read_checkpoint(self.path))
+        except BaseException:
+            self.__exit__()
+            raise
+        return network, written
+
+    def __exit__(self, *_: object) -> None:
+        self.path.unlink(missing_ok=True)
+        if self.folder is not None:
+            self.folder.cleanup()
+
+
+def _judge_written(
+    network: nn.Module, inputs: Inputs, options: Options, report: dict[str, Any], fault: Fault | None
+) -> None:
+    """All figures after the edit, measured on the reopened weights."""
+    after = _measure(network, inputs, options, fault.target if fault else None, fault)
+    report["metrics"]["after"] = after.to_dict()
+    if inputs.calibration is not None:
+        x = inputs.calibration.stack(MOST_CALIBRATION, options.seed)
+        args = (x, options.batch_size, inputs.subject.device)
+        agree = softmax(network, *args).argmax(1) == softmax(inputs.subject.network, *args).argmax(1)
+        report["metrics"]["after"]["agreement"] = float(agree.float().mean())
+
+
+# ----------------------------------------------------------------------------------------------------- evaluate
+
+
+def run_evaluate(
+    inputs: Inputs, options: Options, *, against: Subject | None = None, progress: Progress
+) -> dict[str, Any]:
+    """Measure the model, and the model ``against`` which it is held, and judge the gates.
+
+    Raises
+    ------
+    RectifyError
+        If there is nothing to measure, or it cannot be judged.
+    """
+    report, started = _begin("evaluate", inputs, options), time.time()
+    if inputs.data is None and inputs.pairs is None and inputs.holdout is None:
+        raise UsageError("nothing to measure: give --data DIR (labelled images), --pairs DIR|CSV or --clean and --poisoned")
+    first = against or inputs.subject
+    target = None
+    try:
+        progress.start("measuring", None)
+        fault = _fault_of(inputs, options, first) if inputs.pairs or inputs.holdout else None
+        if fault is not None:
+            target = fault.target
+            if inputs.pairs:
+                report["pairs"] = _pairs_section(inputs.pairs, fault)
+        after = _measure(inputs.subject.network, inputs, options, target, fault)
+        _check_chance(after if against is None else _measure(first.network, inputs, options, target, fault), inputs)
+        report["metrics"]["after"] = after.to_dict()
+        if against is not None:
+            report["metrics"]["before"] = _measure(against.network, inputs, options, target, fault).to_dict()
+        _holdout(report, inputs, options, inputs.subject.network, fault, against.network if against else None)
+        progress.stop()
+    except Inconclusive as reason:
+        return _finish(report, options, started, inputs, [], inconclusive=str(reason))
+    return _finish(report, options, started, inputs, [])
+
+
+# ------------------------------------------------------------------------------------------------------ measuring
+
+
+def _fault_of(inputs: Inputs, options: Options, judged_by: Subject | None = None) -> Fault:
+    """The fault as the untouched model shows it; on a repaired model alone the pairs may show none: then no target."""
+    subject = judged_by or inputs.subject
+    pairs = inputs.pairs or inputs.holdout
+    assert pairs is not None
+    clean, corrupted = (softmax(subject.network, x, options.batch_size, subject.device) for x in (pairs.clean, pairs.corrupted))
+    try:
+        return diagnose(clean, corrupted, pairs.labels, options.fault)
+    except Inconclusive:
+        # Evaluating a sound model is no error: nothing flips, so there is no target to count.
+        labels = clean.argmax(1) if pairs.labels is None else pairs.labels
+        return Fault("flip", None, labels, torch.ones_like(labels, dtype=torch.bool), ("the pairs show no fault",))
+
+
+def _measure(
+    network: nn.Module, inputs: Inputs, options: Options, target: int | None, fault: Fault | None = None
+) -> Figures:
+    device = inputs.subject.device
+    oa = None
+    if inputs.data is not None:
+        oa = accuracy(network, inputs.data.batches(options.batch_size), device)
+    if inputs.pairs is None:
+        return Figures(accuracy=oa)
+    labels = fault.labels if fault is not None else None
+    figures = _on_pairs(network, inputs.pairs, options, device, target, labels, inputs.subject.network)
+    return Figures(oa, figures.asr, figures.recovery, figures.gap, figures.base_rate)
+
+
+def _on_pairs(
+    network: nn.Module,
+    pairs: Pairs,
+    options: Options,
+    device: torch.device,
+    target: int | None,
+    labels: Tensor | None,
+    untouched: nn.Module,
+) -> Figures:
+    clean, corrupted = (softmax(network, x, options.batch_size, device) for x in (pairs.clean, pairs.corrupted))
+    if pairs.labels is not None:
+        labels = pairs.labels
+    if labels is None:
+        labels = softmax(untouched, pairs.clean, options.batch_size, device).argmax(1)
+    return pair_figures(clean, corrupted, labels.cpu(), target)
+
+
+def _holdout(
+    report: dict[str, Any],
+    inputs: Inputs,
+    options: Options,
+    after: nn.Module,
+    fault: Fault | None,
+    before: nn.Module | None = None,
+) -> None:
+    """Figures on the pairs that only judge; the target is the fault's."""
+    if inputs.holdout is None:
+        return
+    untouched = before or inputs.subject.network
+    target = fault.target if fault else None
+    common = (inputs.holdout, options, inputs.subject.device, target, None, untouched)
+    report["metrics"]["holdout"]["after"] = _on_pairs(after, *common).to_dict()
+    if before is not None or report["command"] == "edit":
+        report["metrics"]["holdout"]["before"] = _on_pairs(untouched, *common).to_dict()
+
+
+def _check_chance(figures: Figures, inputs: Inputs) -> None:
+    if figures.accuracy is not None and inputs.data is not None:
+        check_against_chance(figures.accuracy, len(inputs.data), inputs.subject.num_classes)
+
+
+# ------------------------------------------------------------------------------------------------------- scenery
+
+
+def _open_scene(inputs: Inputs, options: Options) -> _Scene:
+    assert inputs.pairs is not None
+    subject = inputs.subject
+    device = subject.device
+    clean, corrupted = inputs.pairs.clean.to(device), inputs.pairs.corrupted.to(device)
+    answers = [softmax(subject.network, x, options.batch_size, device) for x in (clean, corrupted)]
+    fault = diagnose(answers[0], answers[1], inputs.pairs.labels, options.fault)
+    fault = Fault(fault.kind, fault.target, fault.labels.to(device), fault.shown.to(device), fault.notes)
+    calibration = None
+    if inputs.calibration is not None:
+        calibration = inputs.calibration.stack(MOST_CALIBRATION, options.seed).to(device)
+    low, high = subject.preprocess.bounds()
+    sites = survey(subject.network, clean[:1])
+    if not any(is_candidate(site) for site in sites):
+        raise Inconclusive("the model has no layer that can be edited: no plain Conv2d or Linear computes W k + b")
+    return _Scene(subject.network, clean, corrupted, fault, calibration, (low.to(device), high.to(device)), sites)
+
+
+def _open_case(scene: _Scene, options: Options) -> Case:
+    return open_case(
+        scene.network,
+        scene.clean,
+        scene.corrupted,
+        scene.fault,
+        scene.calibration,
+        scene.bounds,
+        batch=options.batch_size,
+        seed=options.seed,
+    )
+
+
+# ------------------------------------------------------------------------------------------------ report sections
+
+
+def _begin(command: str, inputs: Inputs, options: Options) -> dict[str, Any]:
+    check_limits(options.gates)
+    report = empty_report(command)
+    subject = inputs.subject
+    report["model"] = {
+        "path": str(subject.checkpoint.path),
+        "sha256": subject.checkpoint.sha256,
+        "arch": subject.arch,
+        "arch_args": subject.arch_args,
+        "num_classes": subject.num_classes,
+        "parameters": sum(p.numel() for p in subject.network.parameters()),
+        "preprocess": subject.preprocess.to_dict(),
+        "trusted_pickle": subject.checkpoint.trusted_pickle,
+    }
+    for key, images in (("calibration", inputs.calibration), ("data", inputs.data), ("holdout_pairs", inputs.holdout)):
+        report[key] = None if images is None else {"count": len(images), "sha256": images.sha256}
+    return report
+
+
+def _finish(
+    report: dict[str, Any],
+    options: Options,
+    started: float,
+    inputs: Inputs,
+    notes: list[str],
+    *,
+    inconclusive: str | None = None,
+    warnings: bool = False,
+) -> dict[str, Any]:
+    """Judge the gates and close the report."""
+    if warnings:
+        report["edit"]["warnings"] += _still_there(report)
+    gates = judge(options.gates, report, baseline=options.baseline)
+    verdict = decide(gates, inconclusive=inconclusive, exit_zero=options.exit_zero)
+    report = conclude(report, verdict)
+    report["run"] = run_section(started, str(inputs.subject.device), options.seed, notes)
+    return report
+
+
+def _still_there(report: dict[str, Any]) -> list[str]:
+    """A warning where the pairs themselves still show the fault."""
+    after = report["metrics"]["after"]
+    if after.get("asr"):
+        return [f"the fault is still there on {100 * after['asr']:.0f} % of the pairs"]
+    if after.get("recovery") is not None and after["recovery"] < 1 and after.get("asr") == 0:
+        return ["the attack is gone, but not every corrupted image of the pairs gets its class back"]
+    return []
+
+
+def _pairs_section(pairs: Pairs, fault: Fault) -> dict[str, Any]:
+    return {
+        "count": len(pairs),
+        "sha256": pairs.sha256,
+        "target": fault.target,
+        "labels": fault.labels.tolist(),
+        "fault": fault.kind,
+    }
+
+
+def _localize_section(found: Localization, target: int | None) -> dict[str, Any]:
+    return {
+        "method": "integrated-gradients",
+        "target": target,
+        "completeness_gap": found.completeness_gap,
+        "layers": [_layer_row(score, rank + 1) for rank, score in enumerate(found.scores)],
+    }
+
+
+def _layer_row(score: LayerScore, rank: int, outlier: float | None = None) -> dict[str, Any]:
+    trial = None
+    if score.trial is not None:
+        trial = {
+            "gap_after": score.gap_after,
+            "recovery": 1 - score.trial.recovery_loss,
+            "agreement": 1 - score.trial.accuracy_loss,
+            "asr": score.trial.asr,
+        }
+    weight = score.site.layer.module.weight
+    return {
+        "name": score.site.name,
+        "kind": score.site.layer.kind,
+        "shape": list(weight.shape),
+        "parameters": weight.numel(),
+        "editability": score.editability,
+        "attribution": score.attribution,
+        "completeness_gap": score.completeness_gap,
+        "out_of_span": score.out_of_span,
+        "rank": rank,
+        "editability_scale_free": score.scale_free,
+        "leverage": score.leverage,
+        "candidate": score.candidate,
+        "trial": trial,
+        "lipschitz_outlier": outlier,
+    }
+
+
+def _triage_section(subject: Subject) -> dict[str, Any]:
+    example = torch.zeros(1, *subject.preprocess.input_size, device=subject.device)
+    rows = [
+        _layer_row(LayerScore(site, is_candidate(site), None, None, None, None, None, None), rank + 1, outlier)
+        for rank, (site, outlier) in enumerate(triage(survey(subject.network, example)))
+    ]
+    if not rows:
+        raise UsageError("the model has no convolution of eight channels to look at: give a pair, --clean a.png --poisoned b.png")
+    return {"method": "data-free-triage", "target": None, "completeness_gap": None, "layers": rows}
+
+
+def _edit_section(done: repair.Repair, mode: str) -> dict[str, Any]:
+    return {
+        "mode": mode,
+        "policy": done.policy,
+        "steps": [_step_row(step) for step in done.steps],
+        "changed_tensors": [],
+        "out": None,
+        "delta": None,
+        "precision_loss": 0.0,
+        "dry_run": False,
+        "warnings": [],
+    }
+
+
+def _step_row(step: repair.Step) -> dict[str, Any]:
+    return {
+        "layer": step.edit.layer,
+        "rank": step.edit.rank,
+        "delta_norm": step.delta_norm,
+        "relative_norm": step.relative_norm,
+        "gap_before": step.gap_before,
+        "gap_after": step.gap_after,
+        "kept": step.kept,
+        "reason": step.reason,
+    }
+
+
+def _apply_section(edits: list[Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
+    steps = [
+        {
+            "layer": edit.layer,
+            "rank": edit.rank,
+            "delta_norm": float(edit.delta().double().norm()),
+            "relative_norm": None,
+            "gap_before": None,
+            "gap_after": None,
+            "kept": True,
+            "reason": "from the delta file",
+        }
+        for edit in edits
+    ]
+    empty = {"changed_tensors": [], "out": None, "delta": None, "precision_loss": 0.0, "dry_run": False, "warnings": []}
+    return {"mode": "apply", "policy": f"delta of base {str(metadata['base_sha256'])[:12]}", "steps": steps, **empty}
+
+
+def _describe(report: dict[str, Any], made: Patch, dry_run: bool) -> None:
+    section = report["edit"]
+    section["changed_tensors"] = list(made.changed)
+    section["precision_loss"] = made.precision_loss
+    section["dry_run"] = dry_run
+    if made.precision_loss > PRECISION_WARNING:
+        section["warnings"].append(
+            f"{100 * made.precision_loss:.0f} % of the edit was lost in the cast to the model's precision: "
+            "--out-dtype float32 keeps it"
+        )
+
+
+def _metadata(inputs: Inputs, options: Options, edits: list[Any]) -> dict[str, Any]:
+    """What a written file says of itself: no path, time or name of a user."""
+    subject = inputs.subject
+    return {
+        "version": VERSION,
+        "kind": "model",
+        "base_sha256": subject.checkpoint.sha256,
+        "arch": subject.arch,
+        "arch_args": subject.arch_args,
+        "num_classes": subject.num_classes,
+        "preprocess": subject.preprocess.to_dict(),
+        "layers": [edit.layer for edit in edits],
+        "ranks": [edit.rank for edit in edits],
+        "pairs_sha256": inputs.pairs.sha256 if inputs.pairs else None,
+        "seed": options.seed,
+    }
+
+
+def _file_section(written: WrittenFile) -> dict[str, Any]:
+    return {"path": str(written.path), "sha256": written.sha256, "bytes": written.bytes}
+
+
+Advance = Callable[[int], None]

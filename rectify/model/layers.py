@@ -1,0 +1,126 @@
+"""Every editable layer seen as a linear associative memory ``W k = v``.
+
+A convolution is one matrix applied to every patch of its input; a linear layer is one matrix applied to every token.
+Stride, dilation, padding and groups enter only in how the keys are cut out of the input, so that all that follows
+(moments, solves, attributions) sees matrices of one shape:
+
+    weight  (G, o, d)       G groups, o outputs and d inputs a group
+    keys    (N, G, d, P)    N images, P positions (pixels or tokens) an image
+    values  (N, G, o, P)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One Conv2d or Linear of a network, by its dotted name.
+
+    The weight's name in the state dict is ``<name>.weight``.
+    """
+
+    name: str
+    module: nn.Conv2d | nn.Linear
+
+    @property
+    def groups(self) -> int:
+        """G, the number of groups (1 for a linear layer)."""
+        return self.module.groups if isinstance(self.module, nn.Conv2d) else 1
+
+    @property
+    def kind(self) -> str:
+        """One of ``conv``, ``depthwise``, ``grouped``, ``linear``."""
+        if isinstance(self.module, nn.Linear):
+            return "linear"
+        if self.groups == 1:
+            return "conv"
+        return "depthwise" if self.groups == self.module.in_channels else "grouped"
+
+    @property
+    def key_size(self) -> int:
+        """d, the number of inputs of a group (channels times kernel area)."""
+        return self.module.weight[0].numel()
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether the layer is a convolution of kernel size 1."""
+        return isinstance(self.module, nn.Conv2d) and tuple(self.module.kernel_size) == (1, 1)
+
+    def weight(self) -> Tensor:
+        """The matrix W, (G, o, d), sharing memory with the parameter."""
+        weight = self.module.weight.detach()
+        return weight.reshape(self.groups, weight.shape[0] // self.groups, -1)
+
+    def keys(self, inputs: Tensor, images: int) -> Tensor:
+        """Cut the layer's input into keys.
+
+        Parameters
+        ----------
+        inputs
+            What the module was called with: (N, C, H, W) for a convolution, (..., d) for a linear layer.
+        images
+            N. Layers may fold windows or tokens into the first dimension; those become positions.
+
+        Returns
+        -------
+        Tensor
+            (N, G, d, P).
+        """
+        if isinstance(self.module, nn.Linear):
+            return inputs.reshape(images, 1, -1, inputs.shape[-1]).transpose(2, 3)
+        conv = self.module
+        mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+        # The private tuple is what Conv2d itself pads with; it also resolves padding="same".
+        padded = F.pad(inputs, conv._reversed_padding_repeated_twice, mode=mode)
+        columns = F.unfold(padded, conv.kernel_size, dilation=conv.dilation, stride=conv.stride)
+        return columns.reshape(images, self.groups, self.key_size, -1)
+
+    def values(self, outputs: Tensor, images: int) -> Tensor:
+        """Arrange the layer's output as values, (N, G, o, P)."""
+        if isinstance(self.module, nn.Linear):
+            return outputs.reshape(images, 1, -1, outputs.shape[-1]).transpose(2, 3)
+        per_group = self.module.out_channels // self.groups
+        return outputs.reshape(images, self.groups, per_group, -1)
+
+    def bias(self) -> Tensor:
+        """The bias as (G, o, 1); zeros where the module has none."""
+        bias = self.module.bias
+        if bias is None:
+            return self.module.weight.new_zeros(self.groups, 1, 1)
+        return bias.detach().reshape(self.groups, -1, 1)
+
+
+def find_layers(network: nn.Module) -> list[Layer]:
+    """All Conv2d and Linear modules whose weight is a plain parameter of the state dict, in order of definition.
+
+    Modules with a parametrised weight (weight or spectral normalisation) are left out: writing the computed weight
+    would not survive a reload.
+    """
+    own = dict(network.named_parameters())
+    found = []
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear) and f"{name}.weight" in own:
+            found.append(Layer(name, module))
+    return found
+
+
+@torch.no_grad()
+def holds(layer: Layer, inputs: Tensor, outputs: Tensor, images: int) -> bool:
+    """Whether ``W k + b`` is what the module computed.
+
+    False for subclasses that compute something else with their weight (weight standardisation, dynamic padding):
+    those cannot be edited by the closed forms.
+    """
+    keys = layer.keys(inputs[: len(inputs) // images], 1)
+    expected = layer.values(outputs[: len(outputs) // images], 1)
+    computed = layer.weight() @ keys + layer.bias()
+    if computed.shape != expected.shape:
+        return False
+    scale = float(expected.abs().max()) + 1e-6
+    return bool((computed - expected).abs().max() <= 1e-3 * scale)

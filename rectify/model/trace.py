@@ -1,0 +1,363 @@
+"""Watch a network at work: inputs and outputs of its layers, and the sums its residual branches flow into.
+
+A layer at the end of a residual branch (conv - batch norm - add) writes into the block's output. An edit there can
+cancel what leaks through the shortcut, provided that one knows the affine map from the layer's output to the sum. It is
+found without a word from the user: two companions travel with the layer's output through every operation that only
+scales, shifts or rearranges numbers: *where each number came from* and *by how much it was scaled*. Whatever tensor
+library call the network makes, the dispatcher shows it, so hand-written, torchvision, timm and transformer models are
+read alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from rectify.model.layers import Layer, find_layers, holds
+
+aten = torch.ops.aten
+_ADDS = {aten.add.Tensor, aten.add_.Tensor}
+_REARRANGE = {
+    aten.view.default,
+    aten._unsafe_view.default,
+    aten.reshape.default,
+    aten.permute.default,
+    aten.transpose.int,
+    aten.t.default,
+    aten.unsqueeze.default,
+    aten.squeeze.dim,
+    aten.clone.default,
+    aten.roll.default,
+    aten.alias.default,
+    aten.detach.default,
+    aten.contiguous.default,
+}
+_BATCH_NORMS = {
+    aten.native_batch_norm.default,
+    aten._native_batch_norm_legit_no_training.default,
+    aten.cudnn_batch_norm.default,
+    aten._batch_norm_with_update.default,
+    aten._batch_norm_no_update.default,
+}
+_MULTIPLY = {aten.mul.Tensor, aten.mul_.Tensor}
+
+
+@dataclass(frozen=True)
+class Join:
+    """The first sum of two data-dependent tensors that a layer's output reaches by an affine map.
+
+    For one image, ``sum.flatten()[j] = scale[j] * output.flatten()[source[j]] + (what does not depend on it)``.
+    """
+
+    index: int  # which addition of the forward pass, counted from 0
+    source: Tensor  # (M,) int64
+    scale: Tensor  # (M,)
+
+    def pull_back(self, difference: Tensor) -> Tensor:
+        """Difference of two sums (N, ...) -> the change of the layer's output that would make it, (N, M).
+
+        Channels whose scale is (nearly) zero cannot be reached and get zero.
+        """
+        flat = difference.flatten(1)
+        usable = self.scale.abs() > 1e-6 * self.scale.abs().max()
+        moved = torch.where(usable, flat / self.scale, torch.zeros_like(flat))
+        out = torch.zeros_like(flat)
+        out[:, self.source] = moved
+        return out
+
+
+@dataclass(frozen=True)
+class Site:
+    """A layer that can be edited, with what a trace of the network has shown of it."""
+
+    layer: Layer
+    order: int  # position in the order of execution
+    depth: int  # longest chain of layers from the input to here, this one included
+    join: Join | None
+    is_shortcut: bool  # a projection beside a longer residual branch
+    is_cut: bool = False  # every path from the input to the output runs through it
+    norm_scale: Tensor | None = None  # (channels,) factor of the batch norm that follows, if one does
+
+    @property
+    def name(self) -> str:
+        """The layer's dotted name."""
+        return self.layer.name
+
+
+class _Stop(Exception):
+    """Raised by a hook to end a forward pass when all that was asked for has been seen."""
+
+
+@dataclass
+class Record:
+    """Inputs, outputs and sums seen in one forward pass; absent where not asked for or not reached."""
+
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+    outputs: dict[str, Tensor] = field(default_factory=dict)
+    sums: dict[int, Tensor] = field(default_factory=dict)
+    logits: Tensor | None = None
+
+
+class _CountAdditions(TorchDispatchMode):
+    """Number the additions of two tensors and keep those asked for."""
+
+    def __init__(self, wanted: Collection[int], record: Record, done: Callable[[], None]) -> None:
+        super().__init__()
+        self.wanted, self.record, self.done, self.seen = set(wanted), record, done, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in _ADDS and _is_sum(args):
+            if self.seen in self.wanted:
+                self.record.sums[self.seen] = result.clone()
+                self.done()
+            self.seen += 1
+        return result
+
+
+def _is_sum(args: Sequence[Any]) -> bool:
+    return len(args) > 1 and isinstance(args[1], Tensor) and args[0].shape == args[1].shape and args[0].dim() > 1
+
+
+@contextmanager
+def _hooks(handles: list[Any]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def record(
+    network: nn.Module,
+    x: Tensor,
+    *,
+    inputs: Sequence[Layer] = (),
+    outputs: Sequence[Layer] = (),
+    sums: Collection[int] = (),
+    logits: bool = False,
+) -> Record:
+    """One forward pass over (N, C, H, W) that keeps what is asked for and stops as soon as it has it.
+
+    Tensors are kept by reference where nothing can change them and copied where an in-place operation could.
+    """
+    found = Record()
+
+    def done() -> None:
+        complete = (
+            len(found.inputs) == len(inputs) and len(found.outputs) == len(outputs) and len(found.sums) == len(sums)
+        )
+        if complete and not logits:
+            raise _Stop
+
+    def keep_input(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            found.inputs[name] = args[0].clone()
+            done()
+
+        return hook
+
+    def keep_output(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, __: Any, output: Tensor) -> None:
+            found.outputs[name] = output.clone()
+            done()
+
+        return hook
+
+    handles = [layer.module.register_forward_pre_hook(keep_input(layer.name)) for layer in inputs]
+    handles += [layer.module.register_forward_hook(keep_output(layer.name)) for layer in outputs]
+    with _hooks(handles):
+        try:
+            if sums:
+                with _CountAdditions(sums, found, done):
+                    result = network(x)
+            else:
+                result = network(x)
+            found.logits = result if logits else None
+        except _Stop:
+            pass
+    return found
+
+
+@dataclass
+class _Companions:
+    """What travels with a layer's output: per number its source index and its scale, both of the tensor's shape."""
+
+    layer: str
+    source: Tensor
+    scale: Tensor
+
+
+class _Survey(TorchDispatchMode):
+    """Follow every layer's output to the first sum, and every tensor's depth in layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.companions: dict[int, list[_Companions]] = {}
+        self.depth: dict[int, int] = {}
+        self.ancestors: dict[int, frozenset[str]] = {}
+        self.dominators: dict[int, frozenset[str]] = {}  # only of what depends on the input
+        self.joins: dict[str, tuple[int, Tensor, Tensor]] = {}
+        self.norm_scales: dict[str, Tensor] = {}
+        self.meetings: dict[int, list[tuple[str, frozenset[str]]]] = {}
+        self.additions = 0
+        self.alive: list[Any] = []  # ids are only unique among living objects
+
+    def tag(self, name: str, output: Tensor, depth: int) -> None:
+        """Called by a layer's forward hook."""
+        source = torch.arange(output.numel(), device=output.device).view(output.shape)
+        self.companions[id(output)] = [_Companions(name, source, torch.ones_like(output))]
+        self.depth[id(output)] = depth
+        self.ancestors[id(output)] = self.ancestors.get(id(output), frozenset()) | {name}
+        self.dominators[id(output)] = self.dominators.get(id(output), frozenset()) | {name}
+        self.alive.append(output)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        first = result[0] if isinstance(result, tuple | list) and result else result
+        if not isinstance(first, Tensor):
+            return result
+        tensors = [a for a in args if isinstance(a, Tensor)]
+        tensors += [t for a in args if isinstance(a, tuple | list) for t in a if isinstance(t, Tensor)]
+        depth = max((self.depth.get(id(t), 0) for t in tensors), default=0)
+        ancestors = frozenset[str]().union(*(self.ancestors.get(id(t), frozenset()) for t in tensors))
+        dominators = [self.dominators[id(t)] for t in tensors if id(t) in self.dominators]
+        companions = self._carry(func, args, kwargs or {}, first)
+        for each in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(each, Tensor):
+                self.depth[id(each)] = depth
+                self.ancestors[id(each)] = ancestors
+                if dominators:
+                    self.dominators[id(each)] = frozenset.intersection(*dominators)
+                self.alive.append(each)
+        self.companions.pop(id(first), None)  # in-place operations reuse the object
+        if companions:
+            self.companions[id(first)] = companions
+        return result
+
+    def _carry(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> list[_Companions]:
+        if func in _ADDS and _is_sum(args):
+            return self._sum(args)
+        mine = self.companions.get(id(args[0]), []) if args and isinstance(args[0], Tensor) else []
+        if func in _REARRANGE and mine:
+            return [
+                _Companions(c.layer, func(c.source, *args[1:], **kwargs), func(c.scale, *args[1:], **kwargs))
+                for c in mine
+            ]
+        if func in _BATCH_NORMS and mine:
+            weight, variance = args[1], args[4]
+            factor = torch.rsqrt(variance + float(args[-1])) * (1.0 if weight is None else weight)
+            shape = [1, -1] + [1] * (result.dim() - 2)
+            self.norm_scales |= {c.layer: factor for c in mine}
+            return [_Companions(c.layer, c.source, c.scale * factor.view(shape)) for c in mine]
+        if func in _MULTIPLY:
+            return self._product(args, result)
+        if func in _ADDS and mine and mine[0].source.shape == result.shape:
+            return mine  # a constant of another shape: a bias or a position embedding
+        return []
+
+    def _product(self, args: Any, result: Tensor) -> list[_Companions]:
+        """Multiplication by a number or by a tensor that no layer has touched (layer scale)."""
+        for one, other in ((args[0], args[1]), (args[1], args[0])):
+            mine = self.companions.get(id(one), []) if isinstance(one, Tensor) else []
+            if mine and mine[0].source.shape == result.shape and self.depth.get(id(other), 0) == 0:
+                return [_Companions(c.layer, c.source, c.scale * other) for c in mine]
+        return []
+
+    def _sum(self, args: Any) -> list[_Companions]:
+        number, self.additions = self.additions, self.additions + 1
+        for operand, other in ((args[0], args[1]), (args[1], args[0])):
+            for c in self.companions.get(id(operand), []):
+                if c.layer not in self.joins:
+                    self.joins[c.layer] = (number, c.source, c.scale)
+                    beside = self.ancestors.get(id(other), frozenset())
+                    self.meetings.setdefault(number, []).append((c.layer, beside))
+        return []
+
+
+@torch.no_grad()
+def survey(network: nn.Module, example: Tensor) -> list[Site]:
+    """All editable layers of a network in the order of execution.
+
+    Parameters
+    ----------
+    network
+        In eval mode.
+    example
+        (1, C, H, W) or more images; two rows are used, so that a constant is told from a batch.
+
+    Returns
+    -------
+    list of Site
+        Layers that are called exactly once and compute ``W k + b`` with their own weight. Others (called twice,
+        weight standardisation, dynamic padding) are left out.
+    """
+    x = example[:1].expand(2, *example.shape[1:]).clone()
+    mode = _Survey()
+    order: dict[str, int] = {}
+    calls: dict[str, int] = {}
+    depths: dict[str, int] = {}
+    sound: dict[str, bool] = {}
+
+    def hook_for(layer: Layer) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            calls[layer.name] = calls.get(layer.name, 0) + 1
+            depth = mode.depth.get(id(args[0]), 0) + 1
+            order[layer.name], depths[layer.name] = len(calls) - 1, depth
+            plain = len(args) == 1 and isinstance(output, Tensor) and len(output) % 2 == 0 and len(args[0]) % 2 == 0
+            with torch.utils._python_dispatch._disable_current_modes():
+                sound[layer.name] = plain and holds(layer, args[0], output, 2)
+                mode.tag(layer.name, output, depth)
+
+        return hook
+
+    layers = find_layers(network)
+    with _hooks([layer.module.register_forward_hook(hook_for(layer)) for layer in layers]), mode:
+        mode.dominators[id(x)] = frozenset()
+        logits = network(x)
+    usable = [layer for layer in layers if calls.get(layer.name) == 1 and sound[layer.name]]
+    usable.sort(key=lambda layer: order[layer.name])
+    shortcuts = _shortcuts(mode, {layer.name: layer for layer in usable}, depths)
+    cuts = mode.dominators.get(id(logits), frozenset())
+    return [
+        Site(
+            layer,
+            order[layer.name],
+            depths[layer.name],
+            _join_of(mode, layer.name),
+            layer.name in shortcuts,
+            layer.name in cuts,
+            mode.norm_scales.get(layer.name),
+        )
+        for layer in usable
+    ]
+
+
+def _join_of(mode: _Survey, name: str) -> Join | None:
+    if name not in mode.joins:
+        return None
+    index, source, scale = mode.joins[name]
+    half = source.numel() // 2
+    source, scale = source.flatten()[:half], scale.flatten()[:half]
+    # A permutation of one image's numbers, else the map is not one that can be undone (cropped, repeated).
+    if int(source.max()) >= half or source.unique().numel() != half:
+        return None
+    return Join(index, source.clone(), scale.clone())
+
+
+def _shortcuts(mode: _Survey, layers: dict[str, Layer], depths: dict[str, int]) -> set[str]:
+    """Pointwise projections that run beside a longer branch: they meet it in a sum and do not lie under it."""
+    found = set()
+    for met in mode.meetings.values():
+        for name, beside in met:
+            longer = max((depths[other] for other in beside if other in depths), default=0)
+            if name in layers and layers[name].is_pointwise and name not in beside and longer > depths[name]:
+                found.add(name)
+    return found
