@@ -102,7 +102,7 @@ def localize(
     RectifyError
         See `rectify.errors`; `Inconclusive` if the pair shows no fault.
     """
-    from rectify import jobs
+    import rectify.jobs as jobs
 
     inputs = jobs.Inputs(subject=subject, pairs=pairs, holdout=None, calibration=calibration, data=None)
     report: dict[str, Any] = jobs.run_localize(inputs, jobs.Options(**options), trial=trial, progress=_Silence())
@@ -130,7 +130,7 @@ def edit(
     RectifyError
         See `rectify.errors`.
     """
-    from rectify import jobs
+    import rectify.jobs as jobs
 
     inputs = jobs.Inputs(subject=subject, pairs=pairs, holdout=holdout, calibration=calibration, data=data)
     choices: dict[str, Any] = {"delta": None, "apply": None, "dry_run": False, "force": False, "out_dtype": None}
@@ -156,7 +156,7 @@ def evaluate(
     RectifyError
         See `rectify.errors`.
     """
-    from rectify import jobs
+    import rectify.jobs as jobs
 
     inputs = jobs.Inputs(subject=subject, pairs=pairs, holdout=holdout, calibration=None, data=data)
     report: dict[str, Any] = jobs.run_evaluate(inputs, jobs.Options(**options), against=against, progress=_Silence())

@@ -9,7 +9,7 @@ import copy
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,7 +27,7 @@ from rectify.evaluation.accuracy import Figures, accuracy, pair_figures, softmax
 from rectify.files.architectures import Subject, load_into
 from rectify.files.checkpoint import WrittenFile, check_target, read_checkpoint, write_tensors
 from rectify.files.images import ImageSet, Pairs
-from rectify.files.words import nearest
+from rectify.files.words import did_you_mean
 from rectify.model.trace import Site, survey
 from rectify.reporting.build import conclude, empty_report, run_section
 from rectify.reporting.verdict import check_limits, decide, judge
@@ -110,8 +110,8 @@ def run_localize(inputs: Inputs, options: Options, *, trial: bool = False, progr
     if inputs.pairs is None:
         report["localize"] = _triage_section(inputs.subject)
         notes.append(
-            "no pair: this is only a data-free triage (channel Lipschitz outliers); it cannot tell a fault from a quirk. "
-            "A pair (--clean a.png --poisoned b.png) gives attribution, editability and trial edits"
+            "no pair: this is only a data-free triage (channel Lipschitz outliers); it cannot tell a fault from a "
+            "quirk. A pair (--clean a.png --poisoned b.png) gives attribution, editability and trial edits"
         )
         return _finish(report, options, started, inputs, notes)
     try:
@@ -146,9 +146,7 @@ def _localize(scene: _Scene, options: Options, progress: Progress) -> Localizati
     return found
 
 
-def _with_trials(
-    scene: _Scene, case: Case, found: Localization, options: Options, progress: Progress
-) -> Localization:
+def _with_trials(scene: _Scene, case: Case, found: Localization, options: Options, progress: Progress) -> Localization:
     """Every candidate layer with its trial, ordered by what the trial did."""
     candidates = [score for score in found.scores if score.candidate]
     progress.start("trial edits", len(candidates))
@@ -278,7 +276,8 @@ def _site_named(sites: list[Site], name: str) -> Site:
     by_name = {site.name: site for site in sites}
     if name not in by_name:
         raise UsageError(
-            f"no editable layer {name!r}{nearest(name, list(by_name))}; rectify localize MODEL lists all {len(by_name)}"
+            f"no editable layer {name!r}: {did_you_mean(name, list(by_name))} "
+            f"(rectify localize lists all {len(by_name)})"
         )
     return by_name[name]
 
@@ -377,7 +376,9 @@ def run_evaluate(
     """
     report, started = _begin("evaluate", inputs, options), time.time()
     if inputs.data is None and inputs.pairs is None and inputs.holdout is None:
-        raise UsageError("nothing to measure: give --data DIR (labelled images), --pairs DIR|CSV or --clean and --poisoned")
+        raise UsageError(
+            "nothing to measure: give --data DIR (labelled images), --pairs DIR|CSV, or --clean and --poisoned"
+        )
     first = against or inputs.subject
     target = None
     try:
@@ -407,7 +408,8 @@ def _fault_of(inputs: Inputs, options: Options, judged_by: Subject | None = None
     subject = judged_by or inputs.subject
     pairs = inputs.pairs or inputs.holdout
     assert pairs is not None
-    clean, corrupted = (softmax(subject.network, x, options.batch_size, subject.device) for x in (pairs.clean, pairs.corrupted))
+    how = (options.batch_size, subject.device)
+    clean, corrupted = (softmax(subject.network, x, *how) for x in (pairs.clean, pairs.corrupted))
     try:
         return diagnose(clean, corrupted, pairs.labels, options.fault)
     except Inconclusive:
@@ -611,7 +613,7 @@ def _triage_section(subject: Subject) -> dict[str, Any]:
         for rank, (site, outlier) in enumerate(triage(survey(subject.network, example)))
     ]
     if not rows:
-        raise UsageError("the model has no convolution of eight channels to look at: give a pair, --clean a.png --poisoned b.png")
+        raise UsageError("no convolution of eight channels to look at: give a pair, --clean a.png --poisoned b.png")
     return {"method": "data-free-triage", "target": None, "completeness_gap": None, "layers": rows}
 
 
@@ -656,7 +658,14 @@ def _apply_section(edits: list[Any], metadata: Mapping[str, Any]) -> dict[str, A
         }
         for edit in edits
     ]
-    empty = {"changed_tensors": [], "out": None, "delta": None, "precision_loss": 0.0, "dry_run": False, "warnings": []}
+    empty: dict[str, Any] = {
+        "changed_tensors": [],
+        "out": None,
+        "delta": None,
+        "precision_loss": 0.0,
+        "dry_run": False,
+        "warnings": [],
+    }
     return {"mode": "apply", "policy": f"delta of base {str(metadata['base_sha256'])[:12]}", "steps": steps, **empty}
 
 
@@ -692,6 +701,3 @@ def _metadata(inputs: Inputs, options: Options, edits: list[Any]) -> dict[str, A
 
 def _file_section(written: WrittenFile) -> dict[str, Any]:
     return {"path": str(written.path), "sha256": written.sha256, "bytes": written.bytes}
-
-
-Advance = Callable[[int], None]

@@ -55,7 +55,7 @@ def sinusoid(delta: float = 20.0, frequency: int = 6) -> Trigger:
 
 
 def warp(strength: float = 0.5, grid: int = 4, seed: int = 0) -> Trigger:
-    """A smooth elastic warp (WaNet, Nguyen and Tran 2021): a ``grid`` x ``grid`` noise field, upsampled, times ``strength``."""
+    """A smooth elastic warp (WaNet, Nguyen and Tran 2021): a noise field of ``grid`` squared points, upsampled."""
 
     def stamp(images: np.ndarray) -> np.ndarray:
         height, width = images.shape[1:3]

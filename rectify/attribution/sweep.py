@@ -40,7 +40,10 @@ class LayerAttribution:
 
 @dataclass(frozen=True)
 class Sweep:
-    """All layers on one pair. ``change`` is f(clean) - f(corrupted); ``input_gap`` the path's completeness error, same unit."""
+    """All layers on one pair.
+
+    ``change`` is f(clean) - f(corrupted), ``input_gap`` the completeness error of the path, in the same unit.
+    """
 
     layers: dict[str, LayerAttribution]
     change: float

@@ -18,7 +18,7 @@ from rectify.editing.judge import Bench, probabilities
 from rectify.editing.values import Teacher
 
 LEAST_TO_SPLIT = 40  # with fewer calibration images the judge sees those that the edit was solved on
-JUDGE_EVERY = 4
+JUDGED = (1, 3)  # of every five calibration images these only judge
 BELIEVE = 0.6  # a guess must fire on this share of the calibration images
 NEAR_BEST = 0.05
 MOST_PAIRS_GUESSED = 4
@@ -132,8 +132,8 @@ def open_case(
     if calibration is None:
         calibration = variations(clean, bounds, seed)
         notes.append(
-            "no calibration images: variations of the clean image stand in for them; give --calibration DIR (100 or more "
-            "unlabelled clean images) for a repair that keeps more accuracy and for a judgement that is worth more"
+            "no calibration images: variations of the clean image stand in for them; give --calibration DIR (100 "
+            "or more unlabelled clean images) to keep more accuracy and to have the repair judged on real images"
         )
     everything = torch.cat((calibration, clean))
     opinion = probabilities(network, everything)
@@ -144,7 +144,7 @@ def open_case(
     first = len(calibration)
     own = torch.arange(first, len(everything), device=clean.device)
     index = torch.arange(first, device=clean.device)
-    judged = index % JUDGE_EVERY == JUDGE_EVERY - 1
+    judged = torch.isin(index % 5, torch.tensor(JUDGED, device=index.device))
     split = first >= LEAST_TO_SPLIT
     return Case(
         teacher=Teacher(network, everything, batch),

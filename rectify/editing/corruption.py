@@ -86,7 +86,7 @@ def _warped(clean: Tensor, corrupted: Tensor, grid: int) -> Corruption | None:
 
 
 def displace(x: Tensor, field: Tensor) -> Tensor:
-    """Sample images (N, C, H, W) bilinearly at every pixel plus its displacement; ``field`` is (1, H, W, 2) in pixels."""
+    """Sample images (N, C, H, W) bilinearly at every pixel plus its displacement, (1, H, W, 2) in pixels."""
     height, width = x.shape[2:]
     ys = torch.linspace(-1, 1, height, device=x.device)
     xs = torch.linspace(-1, 1, width, device=x.device)
@@ -99,9 +99,9 @@ def displace(x: Tensor, field: Tensor) -> Tensor:
 def register(clean: Tensor, corrupted: Tensor, grid: int, *, smoothness: float = 1e-2, steps: int = 150) -> Tensor:
     """The displacement field, (1, H, W, 2) in pixels, that best warps one image into another.
 
-    ``min_p ||warp(clean; p) - corrupted||^2 / var(clean) + smoothness * (||∇p||^2 + .01 ||p||^2)`` over a ``grid`` x ``grid``
-    control grid p, bicubically upsampled, by L-BFGS. Larger images are registered at 64 pixels first: the field is
-    smooth, so that a small picture shows it.
+    ``min_p ||warp(clean; p) - corrupted||^2 / var(clean) + smoothness * (||∇p||^2 + .01 ||p||^2)`` over a grid p of
+    ``grid`` squared control points, bicubically upsampled, by L-BFGS. Larger images are registered at 64 pixels first:
+    the field is smooth, so that a small picture shows it.
     """
     side = max(clean.shape[2:])
     small = [F.interpolate(i, scale_factor=64 / side, mode="area") for i in (clean, corrupted)] if side > 96 else None
@@ -123,9 +123,9 @@ def register(clean: Tensor, corrupted: Tensor, grid: int, *, smoothness: float =
     def closure() -> Tensor:
         optimiser.zero_grad()
         value = loss()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
     with torch.enable_grad():
-        optimiser.step(closure)  # type: ignore[arg-type]
+        optimiser.step(closure)
     return upsample(clean.shape[2:]).detach() * ratio

@@ -62,7 +62,7 @@ def diagnose(clean: Tensor, corrupted: Tensor, labels: Tensor | None, fault: str
     right = before == labels
     if not bool(right.any()):
         raise Inconclusive(
-            "the model gives no clean image of the pairs its label: check the preprocessing (--preprocess) and the labels"
+            "the model gives no clean image of the pairs its label: check the preprocessing (--preprocess) and labels"
         )
     flipped = right & (after != labels)
     rows = labels.unsqueeze(1)
@@ -74,7 +74,7 @@ def diagnose(clean: Tensor, corrupted: Tensor, labels: Tensor | None, fault: str
     shown = right & (moved.abs() >= (0 if fault == "leak" else LEAST_GAP))
     if not bool(shown.any()):
         raise Inconclusive(
-            f"the fault is not there: the model gives clean and corrupted image the same class, and its confidence moves "
+            f"the fault is not there: clean and corrupted image get the same class, and the confidence moves "
             f"by {float(moved.abs().max()):.3f} at most; nothing to repair with these pairs"
         )
     rise = (corrupted - clean)[shown].mean(0)
@@ -85,13 +85,15 @@ def diagnose(clean: Tensor, corrupted: Tensor, labels: Tensor | None, fault: str
 def _flip(after: Tensor, labels: Tensor, flipped: Tensor) -> Fault:
     if not bool(flipped.any()):
         raise Inconclusive(
-            "the fault is not there: no corrupted image changes the model's class; give a pair that does, or --fault cue"
+            "the fault is not there: no corrupted image changes the class; give a pair that does, or --fault cue"
         )
     votes = Counter(after[flipped].tolist())
     target, most = votes.most_common(1)[0]
     notes = []
     if not bool(flipped.all()):
-        notes.append(f"{int((~flipped).sum())} of {len(flipped)} pairs do not show the fault and are left out of the edit")
+        notes.append(
+            f"{int((~flipped).sum())} of {len(flipped)} pairs do not show the fault and are left out of the edit"
+        )
     if most < sum(votes.values()):
         notes.append(f"the corrupted images go to {len(votes)} classes; {target} is the commonest")
     return Fault("flip", target, labels, flipped, tuple(notes))
@@ -116,8 +118,8 @@ def check_against_chance(accuracy: float, images: int, classes: int) -> None:
     chance = 1 / classes
     if accuracy <= chance + 3 * (chance * (1 - chance) / images) ** 0.5:
         raise Inconclusive(
-            f"clean accuracy is {100 * accuracy:.1f} %, no better than chance ({100 * chance:.1f} %): almost always wrong "
-            "preprocessing (--preprocess, --mean, --std, --input-size) or labels in another order"
+            f"clean accuracy is {100 * accuracy:.1f} %, no better than chance ({100 * chance:.1f} %): almost always "
+            "wrong preprocessing (--preprocess, --mean, --std, --input-size) or labels in another order"
         )
 
 

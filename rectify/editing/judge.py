@@ -1,4 +1,6 @@
-"""Judge an edit without a label: does the edited network act on clean and on corrupted images as the untouched one did on clean?
+"""Judge an edit without a label.
+
+Does the edited network act on clean and on corrupted images as the untouched one did on clean ones?
 
 The untouched network's own softmax on a clean image stands for the label. A prediction that changes where the network
 was undecided costs little; one that changes where it was sure costs all. So the loss of accuracy is estimated from a
@@ -32,6 +34,9 @@ class Judgement:
         Expected share of corrupted images that do not get their class back.
     asr
         Share of corrupted images sent to the target (of those that are not of that class); None without a target.
+    pull
+        Mean probability of the target on corrupted images, less what it is on their clean twins; None without a target.
+        Finer than ``asr``: it sees the images that nearly fall.
     divergence
         Mean KL of the edited from the untouched network, clean plus corrupted: breaks ties.
     """
@@ -39,12 +44,13 @@ class Judgement:
     accuracy_loss: float
     recovery_loss: float
     asr: float | None
+    pull: float | None
     divergence: float
 
     @property
     def loss(self) -> float:
         """What the search minimises."""
-        return self.accuracy_loss + self.recovery_loss + 0.02 * min(self.divergence, 5.0)
+        return self.accuracy_loss + self.recovery_loss + max(self.pull or 0.0, 0.0) + 0.02 * min(self.divergence, 5.0)
 
 
 @dataclass(frozen=True)
@@ -75,11 +81,12 @@ class Bench:
 def compare(bench: Bench, clean: Tensor, corrupted: Tensor) -> Judgement:
     """The judgement of a network that gives these softmax outputs on the bench's images."""
     wanted = bench.opinion[bench.rows]
-    asr = None
+    asr = pull = None
     if bench.target is not None and len(corrupted):
         asr = float((corrupted.argmax(1) == bench.target).float().mean())
+        pull = float((corrupted[:, bench.target] - wanted[:, bench.target]).mean())
     divergence = _divergence(bench.opinion, clean) + _divergence(wanted, corrupted)
-    return Judgement(_expected_loss(bench.opinion, clean), _expected_loss(wanted, corrupted), asr, divergence)
+    return Judgement(_expected_loss(bench.opinion, clean), _expected_loss(wanted, corrupted), asr, pull, divergence)
 
 
 def _expected_loss(opinion: Tensor, output: Tensor) -> float:

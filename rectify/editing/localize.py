@@ -1,9 +1,9 @@
 """Which layer carries the fault, and can it be edited?
 
 Published score (arXiv 2603.15656): the layer's attribution M on the path from corrupted to clean, projected on the edit
-direction, ``G = || sum_p M_p (C^-1 k_p)^T ||_F`` over the positions p of the corrupted image (one position: ``||M|| ||C^-1 k*||``).
-It changes when a layer's keys are rescaled. The scale-free form whitens the keys once, ``C^-1/2 k_p``, so that for
-one position it is ``||M|| sqrt(ρ)`` with the leverage ``ρ = k*^T C^-1 k*``.
+direction, ``G = || sum_p M_p (C^-1 k_p)^T ||_F`` over the positions p of the corrupted image (for one position,
+``||M|| ||C^-1 k*||``). It changes when a layer's keys are rescaled. The scale-free form whitens the keys once,
+``C^-1/2 k_p``, so that for one position it is ``||M|| sqrt(ρ)`` with the leverage ``ρ = k*^T C^-1 k*``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rectify.attribution.sweep import STEPS, LayerAttribution, sweep
 from rectify.editing.fault import Fault
 from rectify.editing.judge import Judgement
 from rectify.editing.moments import POSITIONS
-from rectify.editing.solve import Factor, factor
+from rectify.editing.solve import factor
 from rectify.model.trace import Site, record
 
 LARGEST_KEY = 8192  # wider second moments (half a GiB and more) are not formed; such layers are no candidates
@@ -117,7 +117,10 @@ def localize(
     moments = second_moments(network, [s for s in sites if s.layer.key_size <= LARGEST_KEY], reference, batch)
     scores = []
     for site in sites:
-        parts = [_score(site, corrupted[row : row + 1], network, s.layers.get(site.name), s.change, moments) for row, s in zip(rows, sweeps, strict=True)]
+        parts = [
+            _score(site, corrupted[row : row + 1], network, found.layers.get(site.name), found.change, moments)
+            for row, found in zip(rows, sweeps, strict=True)
+        ]
         scores.append(_mean(parts))
         advance(1)
     scores.sort(key=lambda s: (not s.candidate, -(s.scale_free or 0.0), s.site.order))
@@ -175,12 +178,13 @@ def _score(
 
 
 def out_of_span(keys: Tensor, moment: Tensor) -> Tensor:
-    """``||k - Pk|| / ||k||`` of keys (G, d, m), (G, m); P projects on the span of the reference keys of moment (G, d, d)."""
+    """``||k - Pk|| / ||k||`` of keys (G, d, m), (G, m); P projects on the span of the moment (G, d, d)."""
     values, vectors = torch.linalg.eigh(moment)
     inside = (values > IN_SPAN * values[:, -1:].clamp_min(1e-300)).to(keys)
     kept = ((vectors.transpose(1, 2) @ keys) * inside.unsqueeze(2)).square().sum(1)
     whole = keys.square().sum(1).clamp_min(1e-300)
-    return (1 - kept / whole).clamp_min(0).sqrt()
+    outside: Tensor = (1 - kept / whole).clamp_min(0).sqrt()
+    return outside
 
 
 def _mean(parts: list[LayerScore]) -> LayerScore:
@@ -189,12 +193,7 @@ def _mean(parts: list[LayerScore]) -> LayerScore:
         return None if any(v is None for v in values) else sum(values) / len(values)
 
     names = ("editability", "scale_free", "attribution", "completeness_gap", "leverage", "out_of_span")
-    return replace(parts[0], **{name: over(name) for name in names})
-
-
-def factor_of(moment: Tensor) -> Factor:
-    """The factored reference moment that the scores use."""
-    return factor(moment)
+    return replace(parts[0], **{name: over(name) for name in names})  # type: ignore[arg-type]
 
 
 def triage(sites: Sequence[Site]) -> list[tuple[Site, float]]:

@@ -31,7 +31,11 @@ class Normal:
 
 
 def accumulate(
-    pairs: Iterable[tuple[Tensor, Tensor]], *, changed_only: float = 0.0, seed: int = 0, dtype: torch.dtype = torch.float64
+    pairs: Iterable[tuple[Tensor, Tensor]],
+    *,
+    changed_only: float = 0.0,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
 ) -> Normal:
     """Normal equations of keys (b, G, d, P) and residuals (b, G, o, P).
 

@@ -1,4 +1,4 @@
-"""From edits to a file and back: patched tensors, the delta file, and the check that the file holds the edit and no more."""
+"""From edits to a file and back: patched tensors, the delta file, and the check that a file holds just the edit."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Rectify: the static edit of one layer, and the dynamic repair that tries ever larger edits until one is whole.
 
 Dynamic (after Algorithm 1 of arXiv 2603.15656): relocalise, edit, judge, keep or roll back. The rungs of the ladder go
-from one layer to all of them; the first rung that repairs wholly is kept, so that the edit is no larger than it must be.
+from one layer to all of them; the first rung that repairs wholly is kept: the edit is no larger than it must be.
 What "wholly" means is measured without a label on calibration images that the edit was not solved on.
 """
 
@@ -11,20 +11,21 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor, nn
 
-from rectify.editing.cascade import LayerEdit, Material, Strength, apply, bind, solve_layer
+from rectify.editing.cascade import LayerEdit, Material, Strength, apply, solve_layer
 from rectify.editing.casebook import Case
 from rectify.editing.fault import gap
-from rectify.editing.judge import Bench, Judgement, probabilities
+from rectify.editing.judge import Judgement, probabilities
 from rectify.editing.localize import LayerScore, is_candidate
+from rectify.editing.values import bind
 from rectify.model.trace import Site
 
 # A repair is whole when the judge expects no more than this.
 MOST_ACCURACY_LOSS = 0.002
 MOST_RECOVERY_LOSS = 0.005
 MOST_ASR = 0.005
+MOST_PULL = 0.003
 SHORTLIST = 6  # single layers tried, by score
 ENERGY = 0.99  # share of a delta's squared norm kept when the rank is chosen automatically
 CARRIED = Strength(weight=1.0, energy=ENERGY)
@@ -71,6 +72,7 @@ def is_whole(judgement: Judgement) -> bool:
         judgement.accuracy_loss <= MOST_ACCURACY_LOSS
         and judgement.recovery_loss <= MOST_RECOVERY_LOSS
         and (judgement.asr or 0.0) <= MOST_ASR
+        and (judgement.pull or 0.0) <= MOST_PULL
     )
 
 
@@ -210,9 +212,3 @@ def _suspects(workshop: Workshop, rung: Rung) -> Tensor | None:
     left = probabilities(student, calibration).argmax(1) != case.fault.target
     found = (sure & left).nonzero().flatten()
     return found if len(found) else None
-
-
-@torch.no_grad()
-def without_effect(bench: Bench, network: nn.Module) -> Judgement:
-    """The judgement of the untouched network, for comparison."""
-    return bench.judge(network)

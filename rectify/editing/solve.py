@@ -32,11 +32,12 @@ class Factor:
 
     def solve(self, right: Tensor) -> Tensor:
         """``right @ M^-1`` for right (G, o, d)."""
-        return torch.cholesky_solve(right.transpose(1, 2), self.lower).transpose(1, 2)
+        return torch.cholesky_solve(right.mT, self.lower).mT
 
     def whiten(self, keys: Tensor) -> Tensor:
         """``L^-1 k`` for keys (G, d, m): keys in which the moment is the identity."""
-        return torch.linalg.solve_triangular(self.lower, keys, upper=False)
+        whitened: Tensor = torch.linalg.solve_triangular(self.lower, keys, upper=False)
+        return whitened
 
 
 def factor(moment: Tensor, damping: float = DAMPING, ridge: Tensor | None = None) -> Factor:
@@ -76,7 +77,7 @@ def factor(moment: Tensor, damping: float = DAMPING, ridge: Tensor | None = None
 def truncate(delta: Tensor, metric: Factor, rank: int) -> tuple[Tensor, Tensor]:
     """The best approximation of a delta by rank ``rank`` in the metric of the fit.
 
-    ``D_r = SVD_r(D L) L^-1`` for ``H = L L^T``: among all deltas of that rank, the one whose fit is nearest to that of D.
+    ``D_r = SVD_r(D L) L^-1`` for ``H = L L^T``: of all deltas of that rank, the one whose fit is nearest to D's.
     Truncating in the plain norm can leave the fault untouched.
 
     Parameters

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -71,7 +71,7 @@ def run_section(started: float, device: str, seed: int, notes: Sequence[str] = (
         The seed, and lines for people on what was done.
     """
     return {
-        "time": datetime.fromtimestamp(started, timezone.utc).isoformat(timespec="seconds"),
+        "time": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
         "host": platform.node(),
         "duration_s": round(max(0.0, time.time() - started), 3),
         "versions": versions(),

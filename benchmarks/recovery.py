@@ -1,0 +1,174 @@
+"""The main job as a user runs it, on the zoo: ``rectify edit`` from one PNG pair, judged from outside.
+
+    python -m benchmarks.recovery [NAME ...] [--pairs 3] [--calibration 200] [--test 2000]
+
+For each network of the zoo (trained before with ``python -m benchmarks.zoo.train NAME``) a checkpoint, a preprocess
+file, one PNG pair and unlabelled calibration PNGs are laid out in a folder; the command line repairs the checkpoint; the
+patched file is then measured here, on test images that the edit never saw, with none of rectify's own measuring code.
+Rows are appended to ``benchmarks/results/recovery.json``, and ``recovery.md`` shows them; a row that is there is not run
+again (delete the file to start anew).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+import yaml
+from PIL import Image
+
+from benchmarks.zoo import datasets
+from benchmarks.zoo.recipes import RECIPES, Recipe
+from benchmarks.zoo.train import ZOO, build, make_trigger, measure, predict
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def save_png(image: np.ndarray, path: Path) -> None:
+    """(H, W, C) uint8 -> PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(path)
+
+
+def lay_out(name: str, folder: Path, calibration: int, tests: int) -> tuple[datasets.Split, int]:
+    """Write what a user has; returns the images kept for judging, and how many pairs there are."""
+    recipe = RECIPES[name]
+    test = datasets.load(recipe.dataset)[1]
+    order = np.random.default_rng(2026).permutation(len(test.labels))
+    images, labels = test.images[order], test.labels[order]
+    state = torch.load(ZOO / f"{name}.pt", weights_only=True)
+    torch.save(state, folder / "model.pt")
+    network = build(recipe)
+    network.load_state_dict(state)
+    mean, std = datasets.MEAN_STD[recipe.dataset]
+    size = [images.shape[3], *images.shape[1:3]]
+    (folder / "preprocess.yaml").write_text(yaml.safe_dump({"input_size": size, "mean": mean, "std": std}))
+    for number in range(calibration):
+        save_png(images[tests + number], folder / "calibration" / f"{number:03d}.png")
+    stamp = make_trigger(recipe)
+    assert stamp is not None
+    rest = slice(tests + calibration, tests + calibration + 300)
+    candidates, truth = images[rest], labels[rest]
+    right = predict(network, candidates, recipe.dataset) == truth
+    fires = predict(network, stamp(candidates), recipe.dataset) == recipe.target
+    chosen = np.flatnonzero(right & fires & (truth != recipe.target))
+    for number, index in enumerate(chosen[:10]):
+        save_png(candidates[index], folder / "clean" / f"{number}.png")
+        save_png(stamp(candidates[index : index + 1])[0], folder / "poisoned" / f"{number}.png")
+    return datasets.Split(images[:tests], labels[:tests]), len(chosen[:10])
+
+
+def command(name: str, folder: Path, pair: int, extra: list[str]) -> list[str]:
+    """The command line of one repair."""
+    recipe = RECIPES[name]
+    channels = 3 if recipe.dataset == "cifar10" else 1
+    args = [sys.executable, "-m", "rectify", "edit", str(folder / "model.pt")]
+    args += ["--arch", f"fixtures.networks:{recipe.network}", "--arch-arg", f"width={recipe.width}"]
+    args += ["--arch-arg", f"channels={channels}", "--num-classes", "10", "--preprocess", str(folder / "preprocess.yaml")]
+    args += ["--clean", str(folder / "clean" / f"{pair}.png"), "--poisoned", str(folder / "poisoned" / f"{pair}.png")]
+    return [*args, "-o", str(folder / f"out{pair}.safetensors"), "--force", "--format", "json", *extra]
+
+
+def repair(name: str, folder: Path, pair: int, recipe: Recipe, judged: datasets.Split, calibrated: bool) -> dict[str, Any]:
+    """Run one repair and measure the written file from outside."""
+    began = time.time()
+    extra = ["--calibration", str(folder / "calibration")] if calibrated else []
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command(name, folder, pair, extra), cwd=ROOT, capture_output=True, text=True, env=environment)
+    if done.returncode != 0:
+        return {"pair": pair, "exit_code": done.returncode, "error": done.stderr.strip()[-300:]}
+    report = json.loads(done.stdout)
+    network = build(recipe)
+    network.load_state_dict(safetensors.torch.load_file(folder / f"out{pair}.safetensors"))
+    figures = measure(network, recipe, judged)
+    return {
+        "pair": pair,
+        "exit_code": 0,
+        "accuracy": figures.accuracy,
+        "asr": figures.asr,
+        "recovery": figures.recovery,
+        "seconds": round(time.time() - began, 1),
+        "policy": report["edit"]["policy"],
+        "rank": sum(step["rank"] for step in report["edit"]["steps"] if step["kept"]),
+        "layers": len(report["edit"]["changed_tensors"]),
+        "notes": report["run"]["notes"],
+    }
+
+
+def run(name: str, pairs: int, calibration: int, tests: int) -> dict[str, Any]:
+    """All pairs of one network."""
+    recipe = RECIPES[name]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        judged, available = lay_out(name, folder, max(calibration, 1), tests)
+        network = build(recipe)
+        network.load_state_dict(torch.load(ZOO / f"{name}.pt", weights_only=True))
+        before = measure(network, recipe, judged)
+        rows = []
+        for pair in range(min(pairs, available)):
+            rows.append(repair(name, folder, pair, recipe, judged, calibration > 0))
+            print(name, rows[-1], flush=True)
+    return {"name": name, "calibration": calibration, "test_images": tests, "before": vars(before), "repairs": rows}
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Markdown: one line a network, median and worst over the pairs, in percent."""
+    lines = [
+        "| network | before OA / ASR / RA | base rate | OA of other classes | after OA | ASR | RA | worst OA | worst ASR |"
+        " worst RA | layers | rank | seconds |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        before, rows = result["before"], [r for r in result["repairs"] if r["exit_code"] == 0]
+        label = result["name"] + ("" if result["calibration"] else " (no calibration)")
+        first = f"{_p(before['accuracy'])} / {_p(before['asr'])} / {_p(before['recovery'])}"
+        if not rows:
+            lines.append(f"| {label} | {first} | no repair: {result['repairs']} |")
+            continue
+        middle = [_p(median(r[key] for r in rows)) for key in ("accuracy", "asr", "recovery")]
+        worst = [_p(f(r[key] for r in rows)) for f, key in ((min, "accuracy"), (max, "asr"), (min, "recovery"))]
+        size = [f"{median(r[key] for r in rows):g}" for key in ("layers", "rank", "seconds")]
+        cells = [label, first, _p(before["base_rate"]), _p(before["accuracy_other"]), *middle, *worst, *size]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _p(fraction: float) -> str:
+    return f"{100 * fraction:.2f}"
+
+
+def main() -> None:
+    """Run what was asked for and is not there yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--calibration", type=int, default=200)
+    parser.add_argument("--test", type=int, default=2000)
+    parser.add_argument("--results", type=Path, default=RESULTS / "recovery.json")
+    options = parser.parse_args()
+    names = options.names or [n for n in RECIPES if (ZOO / f"{n}.pt").exists() and RECIPES[n].trigger]
+    results = json.loads(options.results.read_text()) if options.results.exists() else []
+    for name in names:
+        if any(r["name"] == name and r["calibration"] == options.calibration for r in results):
+            continue
+        results.append(run(name, options.pairs, options.calibration, options.test))
+        options.results.parent.mkdir(parents=True, exist_ok=True)
+        options.results.write_text(json.dumps(results, indent=1) + "\n")
+        options.results.with_suffix(".md").write_text(table(results))
+    print(table([r for r in results if r["name"] in names]))
+
+
+if __name__ == "__main__":
+    main()
