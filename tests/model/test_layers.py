@@ -1,0 +1,139 @@
+"""A layer is ``W k + b``: whatever stride, dilation, padding and groups a convolution has."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+from rectify.model.layers import Layer, find_layers, holds
+from tests import oracles
+
+
+def assert_memory(module: nn.Conv2d | nn.Linear, x: Tensor) -> None:
+    """``weight() @ keys + bias()`` is the module's output, and `holds` says so."""
+    layer, images = Layer("layer", module), len(x)
+    with torch.no_grad():
+        output = module(x)
+    keys, values = layer.keys(x, images), layer.values(output, images)
+    assert keys.shape == (images, layer.groups, layer.key_size, values.shape[-1])
+    torch.testing.assert_close(layer.weight() @ keys + layer.bias(), values, atol=1e-12, rtol=1e-10)
+    assert values.numel() == output.numel()
+    assert holds(layer, x, output, images)
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
+@pytest.mark.parametrize("padding", [0, 1, (1, 2), "valid", "same"])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_convolution_is_a_matrix_on_patches(mode: Any, padding: Any, groups: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 7, 9, dtype=torch.float64)
+    for stride, dilation, bias, kernel in product([1, 2, (1, 2)], [1, (1, 2)], [True, False], [1, 3, (3, 2)]):
+        if padding == "same" and (stride != 1 or kernel == (3, 2)):
+            continue
+        conv = nn.Conv2d(
+            4, 8, kernel, stride, padding, dilation, groups=groups, bias=bias, padding_mode=mode, dtype=torch.float64
+        )
+        assert_memory(conv, x)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+def test_same_padding_of_an_even_kernel_is_lopsided() -> None:
+    assert_memory(nn.Conv2d(2, 3, (2, 4), padding="same").double(), torch.randn(3, 2, 6, 5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (3, 7, 5), (3, 2, 4, 5)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_is_a_matrix_on_tokens(shape: tuple[int, ...], bias: bool) -> None:
+    assert_memory(nn.Linear(5, 6, bias=bias).double(), torch.randn(*shape, dtype=torch.float64))
+
+
+def test_keys_are_the_patches_in_reading_order() -> None:
+    x = torch.randn(2, 3, 5, 6, dtype=torch.float64)
+    keys = Layer("conv", nn.Conv2d(3, 2, (3, 2), 2, 1).double()).keys(x, 2)
+    for image in range(2):
+        expected = torch.stack(oracles.patches(x[image], (3, 2), 2, 1), 1)
+        torch.testing.assert_close(keys[image, 0], expected, rtol=0, atol=0)
+
+
+def test_keys_of_a_group_are_its_own_channels() -> None:
+    x = torch.randn(1, 6, 4, 4, dtype=torch.float64)
+    keys = Layer("conv", nn.Conv2d(6, 6, 3, groups=3).double()).keys(x, 1)
+    for group in range(3):
+        own = oracles.patches(x[0, 2 * group : 2 * group + 2], (3, 3))
+        torch.testing.assert_close(keys[0, group], torch.stack(own, 1), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("groups, kind", [(1, "conv"), (2, "grouped"), (4, "depthwise")])
+def test_kind(groups: int, kind: str) -> None:
+    layer = Layer("conv", nn.Conv2d(4, 8, 3, groups=groups))
+    assert (layer.kind, layer.groups, layer.key_size) == (kind, groups, 9 * 4 // groups)
+    assert not layer.is_pointwise and Layer("conv", nn.Conv2d(4, 8, 1, groups=groups)).is_pointwise
+    assert Layer("fc", nn.Linear(3, 2)).kind == "linear" and not Layer("fc", nn.Linear(3, 2)).is_pointwise
+
+
+def test_weight_shares_memory_with_the_parameter() -> None:
+    conv = nn.Conv2d(4, 8, 3, groups=2)
+    weight = Layer("conv", conv).weight()
+    assert weight.shape == (2, 4, 18) and not weight.requires_grad
+    weight.zero_()
+    assert not conv.weight.detach().any()
+
+
+class Standardised(nn.Conv2d):
+    """Weight standardisation: what it convolves with is not its parameter."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class Dynamic(nn.Conv2d):
+    """Pads its input by its size before it convolves, as TensorFlow does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (0, 1, 0, 1)))
+
+
+class Wrapped(nn.Conv2d):
+    """Pads circularly on its own without saying so: the shape is right, the values are not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pad(x, (1, 1, 1, 1), mode="circular")
+        return F.conv2d(x, self.weight, self.bias)
+
+
+@pytest.mark.parametrize(
+    "conv", [Standardised(3, 4, 3, padding=1), Dynamic(3, 4, 3, 2), Wrapped(3, 4, 3, padding=1)], ids=lambda c: type(c)
+)
+def test_a_subclass_that_computes_something_else_does_not_hold(conv: nn.Conv2d) -> None:
+    x = torch.rand(2, 3, 8, 8) + 1
+    with torch.no_grad():
+        assert not holds(Layer("conv", conv), x, conv(x), 2)
+
+
+def test_holds_on_numbers_of_any_size() -> None:
+    for size in (1e-20, 1e-4, 1.0, 1e6):
+        conv = nn.Conv2d(2, 3, 3, bias=False)
+        x = size * torch.randn(2, 2, 5, 5)
+        with torch.no_grad():
+            output = conv(x)
+        assert holds(Layer("conv", conv), x, output, 2)
+        if size >= 1e-4:
+            assert not holds(Layer("conv", conv), x, 1.01 * output, 2)
+
+
+def test_find_layers_takes_plain_weights_only_in_order_of_definition() -> None:
+    network = nn.Sequential()
+    network.add_module("first", nn.Conv2d(3, 4, 3))
+    network.add_module("weighted", parametrizations.weight_norm(nn.Conv2d(4, 4, 3)))
+    network.add_module("spectral", parametrizations.spectral_norm(nn.Linear(4, 4)))
+    network.add_module("norm", nn.BatchNorm2d(4))
+    network.add_module("block", nn.Sequential(nn.Conv1d(4, 4, 3), nn.Linear(4, 2), nn.ConvTranspose2d(2, 2, 3)))
+    assert [layer.name for layer in find_layers(network)] == ["first", "block.1"]
+    assert find_layers(network)[1].module is network.get_submodule("block.1")
