@@ -160,6 +160,33 @@ def depends_on_input(network: nn.Module, module: nn.Module, one: Tensor, other: 
     return bool((first - second).abs().max() > 1e-9 * first.abs().max())
 
 
+def depths(network: nn.Module, modules: dict[str, nn.Module], x: Tensor) -> dict[str, int]:
+    """The longest chain of modules from the input to each module, itself included, by walking autograd's graph back."""
+    nodes: dict[object, str] = {}
+
+    def remember(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, __: object, output: Tensor) -> None:
+            nodes[output.grad_fn] = name
+
+        return hook
+
+    handles = [module.register_forward_hook(remember(name)) for name, module in modules.items()]
+    logits = network(x.clone().requires_grad_(True))
+    for handle in handles:
+        handle.remove()
+    known: dict[object, int] = {}
+    stack = [logits.grad_fn]
+    while stack:
+        node = stack[-1]
+        behind = [follow for follow, _ in node.next_functions if follow is not None]
+        waiting = [follow for follow in behind if follow not in known]
+        if waiting:
+            stack += waiting
+            continue
+        known[stack.pop()] = max((known[follow] for follow in behind), default=0) + (node in nodes)
+    return {name: known[node] for node, name in nodes.items() if node in known}
+
+
 def layer_attribution(
     network: nn.Module,
     module: nn.Module,
