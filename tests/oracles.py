@@ -117,9 +117,9 @@ def outside_span(key: Tensor, reference: Sequence[Tensor]) -> float:
 
 
 def spectral_norm(matrix: Tensor) -> float:
-    """The largest singular value, by a thousand steps of power iteration."""
+    """The largest singular value, by two hundred steps of power iteration."""
     vector = torch.ones(matrix.shape[1], dtype=torch.float64)
-    for _ in range(1000):
+    for _ in range(200):
         vector = matrix.double().T @ (matrix.double() @ vector)
         vector = vector / vector.norm()
     return float((matrix.double() @ vector).norm())
