@@ -23,6 +23,8 @@ BELIEVE = 0.6  # a guess must fire on this share of the calibration images
 NEAR_BEST = 0.05
 MOST_PAIRS_GUESSED = 4
 PSEUDO = 64  # variations of the clean images that stand in for missing calibration images
+VARIED = 800  # calibration images and shifted, mirrored copies of them that the final edit is solved on
+MOST_COPIES = 4
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Trial:
 class Case:
     """All that a repair is made from and judged by.
 
-    Rows of ``teacher.clean``: first the calibration images, then the clean images of the pairs.
+    Rows of ``teacher.clean``: the calibration images, ``copies`` rounds of shifted and mirrored copies of them, and
+    last the clean images of the pairs.
 
     Attributes
     ----------
@@ -51,8 +54,8 @@ class Case:
         (M, C, H, W) and the clean twin of each: carried-over faults first, the pairs' own last.
     fit, judge
         Rows of calibration images for solving and for judging; the same where they are few.
-    pairs
-        Number of pairs.
+    images, copies, pairs
+        Number of calibration images, of rounds of copies, and of pairs.
     fault
         What they show.
     guesses
@@ -69,36 +72,40 @@ class Case:
     rows: Tensor
     fit: Tensor
     judge: Tensor
+    images: int
+    copies: int
     pairs: int
     fault: Fault
     guesses: dict[str, float]
     carried: bool
     notes: tuple[str, ...]
 
-    def material(self, *, everything: bool, without: Tensor | None = None) -> Material:
-        """What an edit is solved on: the fit rows, or everything; never the rows ``without``."""
-        calibration = torch.cat((self.fit, self.judge)).unique() if everything else self.fit
-        if without is not None:
-            calibration = calibration[~torch.isin(calibration, without)]
-        own = torch.arange(len(self.teacher.clean) - self.pairs, len(self.teacher.clean), device=self.rows.device)
-        reference = torch.cat((calibration, own))
+    def material(self, *, everything: bool, varied: bool = False, without: Tensor | None = None) -> Material:
+        """What an edit is solved on: the fit rows or everything, with copies or not; never the rows ``without``."""
+        rows = self._calibration(everything, self.fit, without)
+        if varied:
+            rows = torch.cat([rows + self.images * copy for copy in range(self.copies + 1)])
+        reference = torch.cat((rows, self._own()))
         use = torch.isin(self.rows, reference)
         return Material(self.teacher, self.corrupted[use], self.rows[use], reference)
 
     def bench(self, *, everything: bool = False, without: Tensor | None = None) -> Bench:
-        """What an edit is judged on: the judge rows, or everything, with the pairs' own corrupted images."""
-        rows = torch.cat((self.fit, self.judge)).unique() if everything else self.judge
-        if without is not None:
-            rows = rows[~torch.isin(rows, without)]
-        first = len(self.teacher.clean) - self.pairs
-        own = torch.arange(first, len(self.teacher.clean), device=self.rows.device)
-        seen = torch.cat((rows, own))
-        use = torch.isin(self.rows, seen) if self.carried else self.rows >= first
+        """What an edit is judged on: the judge rows or everything, with the pairs' own images."""
+        seen = torch.cat((self._calibration(everything, self.judge, without), self._own()))
+        use = torch.isin(self.rows, seen)
         place = torch.full((len(self.teacher.clean),), -1, device=self.rows.device)
         place[seen] = torch.arange(len(seen), device=place.device)
         return Bench(
             self.teacher.clean[seen], self.opinion[seen], self.corrupted[use], place[self.rows[use]], self.fault.target
         )
+
+    def _calibration(self, everything: bool, some: Tensor, without: Tensor | None) -> Tensor:
+        rows = torch.cat((self.fit, self.judge)).unique() if everything else some
+        return rows if without is None else rows[~torch.isin(rows, without)]
+
+    def _own(self) -> Tensor:
+        """Rows of the pairs' clean images."""
+        return torch.arange(len(self.teacher.clean) - self.pairs, len(self.teacher.clean), device=self.rows.device)
 
 
 def open_case(
@@ -135,24 +142,27 @@ def open_case(
             "no calibration images: variations of the clean image stand in for them; give --calibration DIR (100 "
             "or more unlabelled clean images) to keep more accuracy and to have the repair judged on real images"
         )
-    everything = torch.cat((calibration, clean))
-    opinion = probabilities(network, everything)
-    trials = try_guesses(network, clean, corrupted, fault, calibration, opinion[: len(calibration)], bounds)
+    opinion = probabilities(network, calibration)
+    trials = try_guesses(network, clean, corrupted, fault, calibration, opinion, bounds)
     believed = believe(trials)
     notes.append(_tell(trials, believed))
-    images, rows = _spread(believed)
-    first = len(calibration)
-    own = torch.arange(first, len(everything), device=clean.device)
-    index = torch.arange(first, device=clean.device)
+    copies = min(MOST_COPIES, -(-VARIED // len(calibration))) - 1
+    rounds = [calibration, *(shifted(calibration, seed + 1 + number) for number in range(copies))]
+    images, rows = _spread(believed, rounds)
+    everything = torch.cat((*rounds, clean))
+    index = torch.arange(len(calibration), device=clean.device)
     judged = torch.isin(index % 5, torch.tensor(JUDGED, device=index.device))
-    split = first >= LEAST_TO_SPLIT
+    split = len(calibration) >= LEAST_TO_SPLIT
+    own = torch.arange(len(everything) - len(clean), len(everything), device=clean.device)
     return Case(
         teacher=Teacher(network, everything, batch),
-        opinion=opinion,
-        corrupted=torch.cat([*([images] if believed else []), corrupted]),
-        rows=torch.cat([*([rows] if believed else []), own]),
+        opinion=probabilities(network, everything),
+        corrupted=torch.cat([*images, corrupted]),
+        rows=torch.cat([*rows, own]),
         fit=index[~judged] if split else index,
         judge=index[judged] if split else index,
+        images=len(calibration),
+        copies=copies,
         pairs=len(clean),
         fault=fault,
         guesses=_best_by_name(trials),
@@ -200,18 +210,16 @@ def believe(trials: list[Trial]) -> list[Trial]:
     return [trial for trial in trials if trial.fires >= max(BELIEVE, best - NEAR_BEST)]
 
 
-def _spread(believed: list[Trial]) -> tuple[Tensor, Tensor]:
-    """Each calibration image once, with the believed guesses in turn, where they fire."""
-    if not believed:
-        return torch.empty(0), torch.empty(0, dtype=torch.long)
+def _spread(believed: list[Trial], rounds: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """The believed guesses in turn on each calibration image on which they fire, and on its copies."""
     images, rows = [], []
-    for row in range(len(believed[0].images)):
-        order = [believed[(row + k) % len(believed)] for k in range(len(believed))]
-        hit = next((trial for trial in order if bool(trial.hit[row])), None)
-        if hit is not None:
-            images.append(hit.images[row])
-            rows.append(row)
-    return torch.stack(images), torch.tensor(rows, device=images[0].device)
+    for number, trial in enumerate(believed):
+        turn = torch.arange(len(trial.hit), device=trial.hit.device) % len(believed) == number
+        mine = (turn & trial.hit).nonzero().flatten()
+        for copy, originals in enumerate(rounds):
+            images.append(trial.images[mine] if copy == 0 else trial.guess.apply(originals[mine]))
+            rows.append(mine + copy * len(trial.hit))
+    return images, rows
 
 
 def _best_by_name(trials: list[Trial]) -> dict[str, float]:
@@ -247,4 +255,19 @@ def variations(clean: Tensor, bounds: Bounds, seed: int = 0) -> Tensor:
         span = (bounds[1] - bounds[0]).to(image)
         image = image.mean() + (image - image.mean()) * (1 + 0.6 * contrast) + 0.2 * brightness * span
         made.append(torch.minimum(torch.maximum(image, bounds[0].to(image)), bounds[1].to(image)))
+    return torch.stack(made)
+
+
+def shifted(images: Tensor, seed: int) -> Tensor:
+    """Each image shifted by up to an eighth of its side and, every other time, mirrored; same shape."""
+    generator = torch.Generator().manual_seed(seed)
+    height, width = images.shape[2:]
+    reach = max(1, min(height, width) // 8)
+    padded = F.pad(images, (reach,) * 4, mode="reflect" if min(height, width) > reach else "replicate")
+    offsets = torch.randint(0, 2 * reach + 1, (len(images), 2), generator=generator).tolist()
+    mirrored = (torch.rand(len(images), generator=generator) < 0.5).tolist()
+    made = []
+    for image, (top, left), mirror in zip(padded, offsets, mirrored, strict=True):
+        part = image[:, top : top + height, left : left + width]
+        made.append(part.flip(2) if mirror else part)
     return torch.stack(made)

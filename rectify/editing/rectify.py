@@ -26,6 +26,7 @@ MOST_ACCURACY_LOSS = 0.002
 MOST_RECOVERY_LOSS = 0.005
 MOST_ASR = 0.005
 MOST_PULL = 0.003
+MOST_DIVERGENCE = 0.01
 SHORTLIST = 6  # single layers tried, by score
 ENERGY = 0.99  # share of a delta's squared norm kept when the rank is chosen automatically
 CARRIED = Strength(weight=1.0, energy=ENERGY)
@@ -73,6 +74,7 @@ def is_whole(judgement: Judgement) -> bool:
         and judgement.recovery_loss <= MOST_RECOVERY_LOSS
         and (judgement.asr or 0.0) <= MOST_ASR
         and (judgement.pull or 0.0) <= MOST_PULL
+        and judgement.divergence <= MOST_DIVERGENCE
     )
 
 
@@ -140,6 +142,8 @@ def trials(workshop: Workshop, scores: Sequence[LayerScore], rank: int | None) -
 def dynamic(workshop: Workshop, scores: Sequence[LayerScore], rank: int | None) -> Repair:
     """Climb the ladder until the judge finds a repair whole; else keep the best rung.
 
+    The rung is then solved once more on all calibration images and their copies.
+
     Parameters
     ----------
     workshop
@@ -150,34 +154,46 @@ def dynamic(workshop: Workshop, scores: Sequence[LayerScore], rank: int | None) 
         Of every layer's edit, or None: as small as keeps 99 % of it.
     """
     case = workshop.case
-    best = _climb(workshop, scores, rank)
-    rung, judgement, tried = best
-    suspects = _suspects(workshop, rung)
+    climb = _climb(workshop, ladder(scores, strength_for(case, rank)))
+    suspects = _suspects(workshop, climb.student)
     notes = []
     if suspects is not None:
         notes.append(f"{len(suspects)} calibration images act like corrupted ones and were left out")
-    student, steps = workshop.run(rung, case.material(everything=True, without=suspects))
+    student, steps = workshop.run(climb.rung, case.material(everything=True, varied=True, without=suspects))
     final = case.bench(everything=True, without=suspects).judge(student)
-    if not is_whole(judgement):
-        notes.append("no edit was judged whole on calibration images; the best one was kept")
-    return Repair(tuple(s.edit for s in steps), (*tried, *steps), final, rung.name, tuple(notes))
+    if not is_whole(climb.judgement):
+        notes.append(f"the judge expects of this edit, the best of {climb.rungs} tried: {tell(climb.judgement)}")
+    return Repair(tuple(s.edit for s in steps), (*climb.tried, *steps), final, climb.rung.name, tuple(notes))
 
 
-def _climb(workshop: Workshop, scores: Sequence[LayerScore], rank: int | None) -> tuple[Rung, Judgement, list[Step]]:
+@dataclass
+class _Climb:
+    """The best rung so far, the network that it made, how it was judged, and all steps that were tried."""
+
+    rung: Rung
+    student: nn.Module
+    judgement: Judgement
+    tried: list[Step]
+    rungs: int = 0
+
+
+def _climb(workshop: Workshop, rungs: Sequence[Rung]) -> _Climb:
     case = workshop.case
-    bench, material = case.bench(), case.material(everything=False)
-    best: tuple[Rung, Judgement] | None = None
+    bench = case.bench()
+    best: _Climb | None = None
     tried: list[Step] = []
-    for rung in ladder(scores, strength_for(case, rank)):
+    for number, rung in enumerate(rungs):
+        material = case.material(everything=False, varied=len(rung.sites) > 1)
         student, steps = workshop.run(rung, material)
         judgement = bench.judge(student)
-        tried += [replace(step, kept=False, reason=f"tried {rung.name}: {_tell(judgement)}") for step in steps]
-        if best is None or judgement.loss < best[1].loss:
-            best = (rung, judgement)
+        tried += [replace(step, kept=False, reason=f"tried {rung.name}: {tell(judgement)}") for step in steps]
+        if best is None or judgement.loss < best.judgement.loss:
+            best = _Climb(rung, student, judgement, tried)
+        best.rungs = number + 1
         if is_whole(judgement):
             break
     assert best is not None
-    return *best, tried
+    return best
 
 
 def ladder(scores: Sequence[LayerScore], strength: Strength) -> list[Rung]:
@@ -186,29 +202,29 @@ def ladder(scores: Sequence[LayerScore], strength: Strength) -> list[Rung]:
     shortlist = [score.site for score in scores if score.candidate][:SHORTLIST]
     rungs = [Rung(f"{site.name} alone", (site,), strength) for site in shortlist]
     ends = [site for site in sites if site.join is not None] or sites
+    what = "layers" if len(ends) == len(sites) else "block outputs"
     for count in sorted({2, (len(ends) + 1) // 2, len(ends)}):
         if 1 < count <= len(ends):
-            rungs.append(Rung(f"cascade of the last {count} block outputs", tuple(ends[-count:]), strength))
+            rungs.append(Rung(f"cascade of the last {count} {what}", tuple(ends[-count:]), strength))
     if len(sites) > len(ends):
         rungs.append(Rung(f"cascade of all {len(sites)} layers", tuple(sites), strength))
     return rungs
 
 
-def _tell(judgement: Judgement) -> str:
-    asr = "" if judgement.asr is None else f", asr {100 * judgement.asr:.1f} %"
-    lost = f"accuracy -{100 * judgement.accuracy_loss:.2f} %, recovery -{100 * judgement.recovery_loss:.2f} %"
-    return f"expected {lost}{asr}"
+def tell(judgement: Judgement) -> str:
+    """A judgement in a few words."""
+    asr = "" if judgement.asr is None else f", attack success {100 * judgement.asr:.1f}%"
+    kept = f"{100 * (1 - judgement.recovery_loss):.1f}% of the recovery"
+    return f"{100 * (1 - judgement.accuracy_loss):.1f}% of the accuracy and {kept} expected{asr}"
 
 
-def _suspects(workshop: Workshop, rung: Rung) -> Tensor | None:
+def _suspects(workshop: Workshop, student: nn.Module) -> Tensor | None:
     """Calibration images that the untouched network calls target and the edited one does not: they carry the fault."""
     case = workshop.case
     if case.fault.kind != "flip" or not case.carried:
         return None
-    student, _ = workshop.run(rung, case.material(everything=False))
-    calibration = case.teacher.clean[: -case.pairs]
-    opinion = case.opinion[: len(calibration)]
+    opinion = case.opinion[: case.images]
     sure = (opinion.argmax(1) == case.fault.target) & (opinion.amax(1) > 0.9)
-    left = probabilities(student, calibration).argmax(1) != case.fault.target
+    left = probabilities(student, case.teacher.clean[: case.images]).argmax(1) != case.fault.target
     found = (sure & left).nonzero().flatten()
     return found if len(found) else None
