@@ -1,0 +1,215 @@
+"""What an edit is made from and judged by: who is who, and that the judge never sees what was solved on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from rectify.editing import casebook, corruption
+from rectify.editing.casebook import (
+    BELIEVE,
+    LEAST_TO_SPLIT,
+    Case,
+    Trial,
+    believe,
+    open_case,
+    shifted,
+    try_guesses,
+    variations,
+)
+from rectify.editing.corruption import Corruption
+from rectify.editing.fault import Fault, diagnose
+from rectify.editing.judge import probabilities
+from tests.editing.planted import BOUNDS, TARGET, opened, pictures, planted, stamp
+
+FAULT = Fault("flip", TARGET, torch.tensor([0]), torch.tensor([True]), ())
+
+
+def calibration(case: Case) -> Tensor:
+    """The calibration images of a case."""
+    return case.teacher.clean[: case.images]
+
+
+def row_of(images: Tensor, image: Tensor) -> list[int]:
+    """Rows of ``images`` that equal one image."""
+    return [row for row, other in enumerate(images) if torch.equal(other, image)]
+
+
+@pytest.mark.parametrize("pairs, images", [(1, 50), (3, 50), (1, 5), (2, None)])
+def test_rows_of_a_case(pairs: int, images: int | None) -> None:
+    network, case = opened(pairs, images)
+    clean = case.teacher.clean
+    if images is not None:
+        assert torch.equal(calibration(case), pictures(images, 2)) and case.images == images
+    assert len(clean) == case.images * (case.copies + 1) + case.pairs and case.pairs == pairs
+    assert torch.equal(clean[-pairs:], pictures(pairs, 1)) and torch.equal(
+        case.corrupted[-pairs:], stamp(clean[-pairs:])
+    )
+    torch.testing.assert_close(case.opinion, probabilities(network, clean))
+    assert len(case.corrupted) == len(case.rows) and int(case.rows.max()) < len(clean)
+    assert case.rows[-pairs:].tolist() == list(range(len(clean) - pairs, len(clean)))
+    assert len(case.rows.unique()) == len(case.rows)  # no image is corrupted twice
+    assert bool(
+        (clean >= 0).all() and (clean <= 1).all() and (case.corrupted >= 0).all() and (case.corrupted <= 1).all()
+    )
+
+
+@pytest.mark.parametrize("images", [LEAST_TO_SPLIT - 1, LEAST_TO_SPLIT, 83])
+def test_solving_and_judging_are_kept_apart_where_there_are_enough_images(images: int) -> None:
+    _, case = opened(1, images)
+    fit, judge = set(case.fit.tolist()), set(case.judge.tolist())
+    assert fit | judge == set(range(images))
+    assert (fit & judge == set()) == (images >= LEAST_TO_SPLIT)
+    if images >= LEAST_TO_SPLIT:
+        assert images / 10 < len(judge) <= images / 2
+
+
+@pytest.mark.parametrize("varied", [False, True])
+def test_what_is_solved_on_is_not_what_judges(varied: bool) -> None:
+    _, case = opened(2, 50)
+    material, bench = case.material(everything=False, varied=varied), case.bench()
+    assert material.teacher is case.teacher
+    own = {len(case.teacher.clean) - 2, len(case.teacher.clean) - 1}
+    judged = {row_of(case.teacher.clean, image)[0] for image in bench.clean}
+    assert judged == set(case.judge.tolist()) | own
+    originals = {row % case.images for row in material.reference.tolist() if row < case.images * (case.copies + 1)}
+    assert originals == set(case.fit.tolist())
+    assert set(material.rows.tolist()) <= set(material.reference.tolist()) and own <= set(material.reference.tolist())
+    assert len(material.reference.unique()) == len(material.reference)
+    assert (int(material.reference[:-2].max()) >= case.images) == (varied and case.copies > 0)
+
+
+def assert_twins(case: Case, images: Tensor, rows: Tensor, clean: Tensor) -> None:
+    """Every corrupted image stands beside the clean image that the case says is its twin."""
+    for image, row in zip(images, rows.tolist(), strict=True):
+        mine = row_of(case.corrupted, image)
+        assert any(torch.equal(clean[row], case.teacher.clean[case.rows[m]]) for m in mine)
+
+
+def test_every_corrupted_image_stands_beside_its_clean_twin() -> None:
+    _, case = opened(2, 50)
+    for original, image in zip(case.teacher.clean[case.rows], case.corrupted, strict=True):
+        assert bool((image[:, 4:8, 4:8] == 1).all()) and torch.equal(image[:, :4], original[:, :4])
+    for everything in (False, True):
+        material, bench = case.material(everything=everything), case.bench(everything=everything)
+        assert_twins(case, material.corrupted, material.rows, case.teacher.clean)
+        assert_twins(case, bench.corrupted, bench.rows, bench.clean)
+        torch.testing.assert_close(bench.opinion, probabilities(case.teacher.network, bench.clean))
+        assert bench.target == TARGET and len(bench.corrupted) > 2
+
+
+def test_rows_that_are_left_out_are_nowhere() -> None:
+    _, case = opened(1, 50)
+    without = torch.cat((case.fit[:3], case.judge[:2]))
+    gone = set(without.tolist())
+    for everything in (False, True):
+        material = case.material(everything=everything, varied=True, without=without)
+        limit = case.images * (case.copies + 1)
+        assert not gone & {row % case.images for row in material.reference.tolist() if row < limit}
+        assert not gone & {row % case.images for row in material.rows.tolist() if row < limit}
+        bench = case.bench(everything=everything, without=without)
+        assert not any(row_of(bench.clean, case.teacher.clean[row]) for row in gone)
+        assert_twins(case, bench.corrupted, bench.rows, bench.clean)
+    assert len(case.material(everything=True).reference) == 51
+
+
+def test_the_untouched_network_is_judged_to_keep_all_and_to_repair_nothing() -> None:
+    network, case = opened(1, 50)
+    found = case.bench().judge(network)
+    assert found.accuracy_loss == 0 and found.asr == 1 and found.recovery_loss > 0.9
+
+
+@pytest.fixture(autouse=True)
+def one_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the coarsest warp is guessed: the others take most of the time."""
+    monkeypatch.setattr(corruption, "WARP_GRIDS", (4,))
+
+
+def test_a_fault_that_does_not_carry_over_rests_on_the_pairs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(casebook, "guesses", lambda *_: [Corruption("nothing", lambda x: x)])
+    _, case = opened.__wrapped__(2, 50)
+    assert not case.carried and case.guesses == {"nothing": 0.0}
+    assert any("does not carry over" in note and "nothing" in note for note in case.notes)
+    for found in (case.material(everything=True, varied=True), case.bench()):
+        assert torch.equal(found.corrupted, stamp(pictures(2, 1)))
+    assert_twins(case, case.bench().corrupted, case.bench().rows, case.bench().clean)
+
+
+def test_pairs_without_the_fault_are_left_out() -> None:
+    network, clean = planted(), pictures(3, 1)
+    corrupted = stamp(clean)
+    corrupted[1] = clean[1] * 0.99
+    fault = diagnose(probabilities(network, clean), probabilities(network, corrupted), None)
+    case = open_case(network, clean, corrupted, fault, pictures(45, 2), BOUNDS)
+    assert case.pairs == 2 and torch.equal(case.teacher.clean[-2:], clean[[0, 2]])
+    assert torch.equal(case.corrupted[-2:], corrupted[[0, 2]])
+    assert any("1 of 3 pairs" in note for note in case.notes)
+
+
+def test_a_case_is_the_same_every_time() -> None:
+    (_, one), (_, other) = opened(1, None), opened.__wrapped__(1, None)
+    assert torch.equal(one.teacher.clean, other.teacher.clean) and torch.equal(one.corrupted, other.corrupted)
+    assert one.guesses == other.guesses and one.notes == other.notes
+
+
+# ---------------------------------------------------------------- guesses
+
+
+def test_the_right_guess_fires_and_is_believed() -> None:
+    _, case = opened(1, 50)
+    assert case.carried and case.guesses["pasted"] == 1 and case.guesses["warped-4"] < BELIEVE
+    assert any("pasted" in note for note in case.notes)
+
+
+def test_a_guess_fires_on_images_of_other_classes_only() -> None:
+    network, images = planted(), pictures(8, 2)
+    images[:3] = stamp(images[:3])  # of the target class already
+    clean = pictures(1, 1)
+    trials = try_guesses(network, clean, stamp(clean), FAULT, images, probabilities(network, images), BOUNDS)
+    by_name = {trial.guess.name: trial for trial in trials}
+    assert by_name["pasted"].fires == 1 and by_name["pasted"].hit.tolist() == [False] * 3 + [True] * 5
+    nobody = try_guesses(network, clean, stamp(clean), FAULT, images[:3], probabilities(network, images[:3]), BOUNDS)
+    assert nobody == []
+    aimless = Fault("leak", None, torch.tensor([0]), torch.tensor([True]), ())
+    assert try_guesses(network, clean, stamp(clean), aimless, images, probabilities(network, images), BOUNDS) == []
+
+
+def test_belief_needs_a_firing_guess_near_the_best() -> None:
+    def trial(fires: float) -> Trial:
+        return Trial(Corruption(str(fires), lambda x: x), fires, torch.empty(0), torch.empty(0, dtype=torch.bool))
+
+    assert believe([]) == [] and believe([trial(BELIEVE - 0.01)]) == []
+    found = believe([trial(f) for f in (0.99, 0.97, 0.8, 0.0)])
+    assert [t.fires for t in found] == [0.99, 0.97]
+    assert [t.fires for t in believe([trial(BELIEVE), trial(BELIEVE - 0.01)])] == [BELIEVE]
+
+
+@pytest.mark.parametrize("images", [1, 2, 3])
+def test_a_handful_of_calibration_images_is_enough_to_open_a_case(images: int) -> None:
+    _, case = opened(2, images)
+    assert case.carried and len(case.material(everything=True).corrupted) == images + 2
+
+
+# ---------------------------------------------------------------- copies
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 10), (1, 1, 20), (1, 20, 1), (1, 1, 1), (3, 2, 2)])
+def test_variations_and_shifts_keep_shape_and_bounds(shape: tuple[int, ...]) -> None:
+    low = torch.full((shape[0], 1, 1), -1.5)
+    bounds = (low, low + 4)
+    clean = low + 4 * torch.rand(2, *shape)
+    made = variations(clean, bounds, seed=3)
+    assert made.shape[1:] == shape and len(made) >= 32
+    assert bool((made >= bounds[0]).all() and (made <= bounds[1]).all())
+    assert torch.equal(made, variations(clean, bounds, seed=3))
+    moved = shifted(clean, 3)
+    assert moved.shape == clean.shape and torch.equal(moved, shifted(clean, 3))
+    assert all(bool(torch.isin(m, c).all()) for m, c in zip(moved, clean, strict=True))  # no new values
+
+
+def test_variations_come_from_every_clean_image() -> None:
+    clean = torch.stack([torch.full((1, 8, 8), v) for v in (0.1, 0.5, 0.9)])
+    made = variations(clean, BOUNDS, seed=0).mean((1, 2, 3))
+    assert float(made.min()) < 0.3 and float(made.max()) > 0.7
+    assert not torch.equal(variations(clean, BOUNDS, seed=0), variations(clean, BOUNDS, seed=1))
