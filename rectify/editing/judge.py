@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+WORST = 0.02  # share of the images that a divergence leaves out
+
 
 @torch.no_grad()
 def probabilities(network: nn.Module, x: Tensor, batch: int = 256) -> Tensor:
@@ -38,7 +40,10 @@ class Judgement:
         Mean probability of the target on corrupted images, less what it is on their clean twins; None without a target.
         Finer than ``asr``: it sees the images that nearly fall.
     divergence
-        Mean KL of the edited from the untouched network, clean plus corrupted: breaks ties.
+        Mean KL of the edited from the untouched network, clean plus corrupted, without the worst 2 % of the images of
+        each (at least one): how far the network has moved where it still decides alike.
+    images
+        Number of corrupted images judged: no figure here is finer than one of them.
     """
 
     accuracy_loss: float
@@ -46,6 +51,7 @@ class Judgement:
     asr: float | None
     pull: float | None
     divergence: float
+    images: int
 
     @property
     def loss(self) -> float:
@@ -82,11 +88,15 @@ def compare(bench: Bench, clean: Tensor, corrupted: Tensor) -> Judgement:
     """The judgement of a network that gives these softmax outputs on the bench's images."""
     wanted = bench.opinion[bench.rows]
     asr = pull = None
-    if bench.target is not None and len(corrupted):
-        asr = float((corrupted.argmax(1) == bench.target).float().mean())
-        pull = float((corrupted[:, bench.target] - wanted[:, bench.target]).mean())
+    if bench.target is not None:
+        others = wanted.argmax(1) != bench.target
+        if bool(others.any()):
+            asr = float((corrupted.argmax(1) == bench.target)[others].float().mean())
+            pull = float((corrupted[:, bench.target] - wanted[:, bench.target])[others].mean())
     divergence = _divergence(bench.opinion, clean) + _divergence(wanted, corrupted)
-    return Judgement(_expected_loss(bench.opinion, clean), _expected_loss(wanted, corrupted), asr, pull, divergence)
+    return Judgement(
+        _expected_loss(bench.opinion, clean), _expected_loss(wanted, corrupted), asr, pull, divergence, len(corrupted)
+    )
 
 
 def _expected_loss(opinion: Tensor, output: Tensor) -> float:
@@ -100,4 +110,6 @@ def _divergence(opinion: Tensor, output: Tensor) -> float:
     if not len(output):
         return 0.0
     floor = 1e-8
-    return float((opinion * ((opinion + floor).log() - (output + floor).log())).sum(1).mean())
+    each = (opinion * ((opinion + floor).log() - (output + floor).log())).sum(1).sort().values
+    kept = len(each) - max(1, round(WORST * len(each)))
+    return float(each[:kept].mean()) if kept > 0 else float(each.mean())

@@ -21,12 +21,12 @@ from rectify.editing.localize import LayerScore, is_candidate
 from rectify.editing.values import bind
 from rectify.model.trace import Site
 
-# A repair is whole when the judge expects no more than this.
-MOST_ACCURACY_LOSS = 0.002
+# A repair is whole when the judge expects no more than this (one image of those judged is always allowed).
+MOST_ACCURACY_LOSS = 0.004
 MOST_RECOVERY_LOSS = 0.005
 MOST_ASR = 0.005
 MOST_PULL = 0.003
-MOST_DIVERGENCE = 0.01
+MOST_DIVERGENCE = 0.012
 SHORTLIST = 6  # single layers tried, by score
 ENERGY = 0.99  # share of a delta's squared norm kept when the rank is chosen automatically
 CARRIED = Strength(weight=1.0, energy=ENERGY)
@@ -69,11 +69,12 @@ class Rung:
 
 def is_whole(judgement: Judgement) -> bool:
     """Whether the judge expects accuracy and recovery to be kept and the attack to be gone."""
+    one = 1 / max(judgement.images, 1)
     return (
         judgement.accuracy_loss <= MOST_ACCURACY_LOSS
-        and judgement.recovery_loss <= MOST_RECOVERY_LOSS
-        and (judgement.asr or 0.0) <= MOST_ASR
-        and (judgement.pull or 0.0) <= MOST_PULL
+        and judgement.recovery_loss <= max(MOST_RECOVERY_LOSS, one)
+        and (judgement.asr or 0.0) <= max(MOST_ASR, one)
+        and (judgement.pull or 0.0) <= max(MOST_PULL, one)
         and judgement.divergence <= MOST_DIVERGENCE
     )
 
@@ -186,7 +187,7 @@ def _climb(workshop: Workshop, rungs: Sequence[Rung]) -> _Climb:
         material = case.material(everything=False, varied=len(rung.sites) > 1)
         student, steps = workshop.run(rung, material)
         judgement = bench.judge(student)
-        tried += [replace(step, kept=False, reason=f"tried {rung.name}: {tell(judgement)}") for step in steps]
+        tried += [replace(step, kept=False, reason=f"{rung.name}: {tell(judgement)}") for step in steps]
         if best is None or judgement.loss < best.judgement.loss:
             best = _Climb(rung, student, judgement, tried)
         best.rungs = number + 1

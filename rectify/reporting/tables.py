@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -62,7 +63,7 @@ def tables(report: Report, *, limit: int | None = None) -> list[Table]:
     ``limit`` shortens the tables of layers to their best rows when there are many more.
     """
     layers = [layer_table(report, limit), trial_table(report, limit)]
-    results = [*figure_tables(report), step_table(report)]
+    results = [*figure_tables(report), step_table(report), attempts_table(report)]
     order = [*layers, *results] if report["command"] == "localize" else [*results, *layers]
     return [table for table in (gate_table(report), *order) if table is not None and table.rows]
 
@@ -159,18 +160,28 @@ def step_table(report: Report) -> Table | None:
         Column("‖Δ‖", spare=2),
         Column("of ‖W‖"),
         Column("gap"),
-        Column("kept", False),
-        Column("why", False, flexible=True),
     )
-    rows = tuple(_step_row(step) for step in edit["steps"])
-    if not any(row[-1].text for row in rows):
-        columns, rows = columns[:-1], tuple(row[:-1] for row in rows)
+    rows = tuple(_step_row(step) for step in edit["steps"] if step["kept"])
     policy = f", {edit['policy']}" if edit.get("policy") else ""
     return Table("edit", printable(f"Edit ({edit['mode']}{policy})"), columns, rows, _changed_note(edit))
 
 
+def attempts_table(report: Report) -> Table | None:
+    """The edits that were tried and rolled back, a row each, however many layers they touched."""
+    edit = report.get("edit")
+    attempts = Counter(step.get("reason") or "" for step in edit["steps"] if not step["kept"]) if edit else Counter()
+    if not attempts:
+        return None
+    columns = (Column("edit", False, flexible=True), Column("layers"), Column("outcome", False, flexible=True))
+    rows = []
+    for reason, layers in attempts.items():
+        name, _, outcome = reason.partition(": ")
+        rows.append((Cell(printable(name)), Cell(str(layers)), Cell(printable(outcome), mood="quiet")))
+    return Table("attempts", "Tried and rolled back, judged on calibration images", columns, tuple(rows), "")
+
+
 def _step_row(step: Mapping[str, Any]) -> tuple[Cell, ...]:
-    mood: Mood = "" if step["kept"] else "quiet"
+    mood: Mood = ""
     gaps = f"{number(measured(step['gap_before']), 3)} → {number(measured(step['gap_after']), 3)}"
     return (
         Cell(str(step["layer"]), mood=mood, code=True),
@@ -178,8 +189,6 @@ def _step_row(step: Mapping[str, Any]) -> tuple[Cell, ...]:
         Cell(number(measured(step["delta_norm"]), 3), mood=mood),
         Cell(percent(measured(step["relative_norm"])), mood=mood),
         Cell(gaps, mood=mood),
-        Cell("✓ yes" if step["kept"] else "✗ no", mood="good" if step["kept"] else "quiet"),
-        Cell(printable(step.get("reason") or ""), mood=mood),
     )
 
 
