@@ -29,7 +29,7 @@ class LayerAttribution:
     Attributes
     ----------
     attribution
-        M, shape of the layer's output without the batch dimension.
+        M, shape of the layer's output on one image (without the batch dimension, unless windows are folded into it).
     conductance
         Sum over the layer's outputs of the conductance, in units of f.
     """
@@ -97,13 +97,15 @@ def sweep(
     _, along_input = _integrate(path, gradients[0])
     found = {}
     for (name, values), gradient in zip(outputs.items(), gradients[1:], strict=True):
-        m, conductance = _integrate(values, torch.zeros_like(values) if gradient is None else gradient)
+        gradient = torch.zeros_like(values) if gradient is None else gradient
+        folded = (steps + 1, -1, *values.shape[1:]) if len(values) > steps + 1 else values.shape
+        m, conductance = _integrate(values.reshape(folded), gradient.reshape(folded))
         found[name] = LayerAttribution(m, conductance)
     return Sweep(found, change, abs(along_input - change))
 
 
 def _integrate(values: Tensor, gradients: Tensor) -> tuple[Tensor, float]:
-    """M and the conductance by the trapezoid rule; values and gradients are (points, ...), or (points * k, ...)."""
+    """M and the conductance by the trapezoid rule; values and gradients are (points, ...)."""
     middle = (gradients[1:] + gradients[:-1]) / 2
     values = values.detach()
     m = (values[-1] - values[0]) * middle.mean(0)

@@ -106,8 +106,10 @@ def _low_rank(name: str, delta: Tensor, fit: Factor, strength: Strength) -> Laye
     if strength.rank is None and strength.energy < 1:
         rank = rank_for_energy(delta, fit, strength.energy)
     if rank >= whole:
-        identity = torch.eye(delta.shape[2], dtype=delta.dtype, device=delta.device)
-        return LayerEdit(name, delta, identity.expand(len(delta), -1, -1))
+        identity = torch.eye(whole, dtype=delta.dtype, device=delta.device).expand(len(delta), -1, -1)
+        return (
+            LayerEdit(name, identity, delta) if delta.shape[1] <= delta.shape[2] else LayerEdit(name, delta, identity)
+        )
     return LayerEdit(name, *truncate(delta, fit, rank))
 
 

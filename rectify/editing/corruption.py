@@ -103,10 +103,11 @@ def register(clean: Tensor, corrupted: Tensor, grid: int, *, smoothness: float =
     ``grid`` squared control points, bicubically upsampled, by L-BFGS. Larger images are registered at 64 pixels first:
     the field is smooth, so that a small picture shows it.
     """
-    side = max(clean.shape[2:])
-    small = [F.interpolate(i, scale_factor=64 / side, mode="area") for i in (clean, corrupted)] if side > 96 else None
-    x, y = small or (clean, corrupted)
-    ratio = clean.shape[3] / x.shape[3]
+    x, y, ratio = clean, corrupted, 1.0
+    small = [round(side * 64 / max(clean.shape[2:])) for side in clean.shape[2:]]
+    if max(clean.shape[2:]) > 96 and min(small) >= grid:
+        x, y = (F.interpolate(image, small, mode="area") for image in (clean, corrupted))
+        ratio = max(clean.shape[2:]) / 64
     control = torch.zeros(1, 2, grid, grid, device=x.device, requires_grad=True)
     variance = x.var().clamp_min(1e-12)
 

@@ -102,8 +102,9 @@ def _flip(after: Tensor, labels: Tensor, flipped: Tensor) -> Fault:
 def _check_labels(predicted: Tensor, labels: Tensor | None, classes: int) -> Tensor:
     if labels is None:
         return predicted
-    if int(labels.min()) < 0 or int(labels.max()) >= classes:
-        raise UsageError(f"a pair has label {int(labels.max())}, but the model has classes 0 to {classes - 1}")
+    outside = labels[(labels < 0) | (labels >= classes)]
+    if len(outside):
+        raise UsageError(f"a pair has label {int(outside[0])}, but the model has classes 0 to {classes - 1}")
     return labels.to(predicted)
 
 

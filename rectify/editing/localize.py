@@ -182,8 +182,9 @@ def out_of_span(keys: Tensor, moment: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(moment)
     inside = (values > IN_SPAN * values[:, -1:].clamp_min(1e-300)).to(keys)
     kept = ((vectors.transpose(1, 2) @ keys) * inside.unsqueeze(2)).square().sum(1)
-    whole = keys.square().sum(1).clamp_min(1e-300)
-    outside: Tensor = (1 - kept / whole).clamp_min(0).sqrt()
+    whole = keys.square().sum(1)
+    share = torch.where(whole > 0, kept / whole.clamp_min(1e-300), torch.ones_like(whole))  # zero lies in any span
+    outside: Tensor = (1 - share).clamp_min(0).sqrt()
     return outside
 
 

@@ -32,10 +32,7 @@ def compact(edit: LayerEdit) -> LayerEdit:
 
     What is written to the model and what is applied from the delta file start from these same numbers.
     """
-    left, right = edit.left, edit.right
-    if left.shape[2] > left.shape[1]:  # as many columns as the whole weight: the delta itself is shorter
-        left, right = torch.eye(left.shape[1], dtype=left.dtype).expand(len(left), -1, -1), edit.delta().cpu()
-    return LayerEdit(edit.layer, left.float().cpu().contiguous(), right.float().cpu().contiguous())
+    return LayerEdit(edit.layer, edit.left.float().cpu().contiguous(), edit.right.float().cpu().contiguous())
 
 
 def patch(state: Mapping[str, Tensor], edits: Sequence[LayerEdit], out_dtype: torch.dtype | None = None) -> Patch:
@@ -61,7 +58,7 @@ def patch(state: Mapping[str, Tensor], edits: Sequence[LayerEdit], out_dtype: to
     lost = sum(float((written[name].double() - wanted[name]).square().sum()) for name in wanted)
     size = sum(float(delta.square().sum()) for delta in deltas.values())
     # A weight that an edit leaves as it was (a delta of zero, or one lost in the cast) has not changed.
-    changed = tuple(name for name in written if not torch.equal(written[name], state[name]))
+    changed = tuple(name for name in written if not same_bits(written[name], state[name]))
     return Patch({**state, **written}, changed, (lost / size) ** 0.5 if size else 0.0)
 
 
@@ -121,7 +118,9 @@ def read_delta(path: Path, state: Mapping[str, Tensor], sha256: str) -> tuple[li
         weight = state.get(f"{layer}.weight")
         if left is None or right is None or weight is None or left.dim() != 3 or right.dim() != 3:
             raise UsageError(f"{path} does not fit the model: step {number} ({layer}) is missing or has no weight")
-        if left.shape[2] != right.shape[1] or left.shape[0] * left.shape[1] * right.shape[2] != weight.numel():
+        rows, columns = left.shape[0] * left.shape[1], right.shape[2]
+        inner = left.shape[2] == right.shape[1] and left.shape[0] == right.shape[0]
+        if weight.dim() < 2 or not inner or (rows, columns) != (len(weight), weight[0].numel()):
             raise UsageError(f"{path} does not fit the model: step {number} has another shape than {layer}.weight")
         edits.append(LayerEdit(str(layer), left, right))
     return edits, metadata

@@ -19,6 +19,7 @@ from rectify.editing.fault import gap
 from rectify.editing.judge import Judgement, probabilities
 from rectify.editing.localize import LayerScore, is_candidate
 from rectify.editing.values import bind
+from rectify.errors import Inconclusive
 from rectify.model.trace import Site
 
 # A repair is whole when the judge expects no more than this (one image of those judged is always allowed).
@@ -193,7 +194,8 @@ def _climb(workshop: Workshop, rungs: Sequence[Rung]) -> _Climb:
         best.rungs = number + 1
         if is_whole(judgement):
             break
-    assert best is not None
+    if best is None:
+        raise Inconclusive("the model has no layer that can be edited: no plain Conv2d or Linear computes W k + b")
     return best
 
 

@@ -70,7 +70,7 @@ def factor(moment: Tensor, damping: float = DAMPING, ridge: Tensor | None = None
         lower, info = torch.linalg.cholesky_ex(shrunk)
         if int(info.max()) == 0:
             return Factor(lower, damping)
-        damping *= 10
+        damping = max(10 * damping, 1e-12)
     raise Inconclusive("a layer's second moment cannot be inverted: give more calibration images")
 
 

@@ -49,7 +49,7 @@ class Teacher:
         self._kept |= {name: torch.cat(chunks) for name, chunks in parts.items()}
 
     def values(self, site: Site, rows: Tensor) -> Tensor:
-        """Target values of a site for these rows of the clean images, (n, ...)."""
+        """Target values of a site for these rows of the clean images, (n, numbers an image)."""
         if site.name in self._kept:
             return self._kept[site.name][rows]
         return _read(self.network, self.clean[rows], [site])[site.name]
@@ -62,7 +62,8 @@ class Teacher:
 def _read(network: nn.Module, x: Tensor, sites: list[Site]) -> dict[str, Tensor]:
     sums = {site.join.index for site in sites if site.join}
     seen = record(network, x, outputs=[s.layer for s in _bound(network, sites) if s.join is None], sums=sums)
-    return {s.name: seen.sums[s.join.index] if s.join else seen.outputs[s.name] for s in sites}
+    values = {s.name: seen.sums[s.join.index] if s.join else seen.outputs[s.name] for s in sites}
+    return {name: value.reshape(len(x), -1) for name, value in values.items()}  # windows and tokens go with their image
 
 
 def _bound(network: nn.Module, sites: list[Site]) -> list[Site]:
@@ -104,7 +105,10 @@ def keys_and_residuals(
         target = teacher.values(site, rows[start : start + batch])
         output = seen.outputs[site.name]
         if site.join:
-            residual = site.join.pull_back(target - seen.sums[site.join.index]).reshape(output.shape)
+            residual = site.join.pull_back(target - seen.sums[site.join.index].reshape(target.shape))
         else:
-            residual = target - output
-        yield site.layer.keys(seen.inputs[site.name], len(images)), site.layer.values(residual, len(images))
+            residual = target - output.reshape(target.shape)
+        yield (
+            site.layer.keys(seen.inputs[site.name], len(images)),
+            site.layer.values(residual.reshape(output.shape), len(images)),
+        )

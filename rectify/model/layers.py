@@ -11,6 +11,7 @@ Stride, dilation, padding and groups enter only in how the keys are cut out of t
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -97,12 +98,14 @@ class Layer:
 
 
 def find_layers(network: nn.Module) -> list[Layer]:
-    """All Conv2d and Linear modules whose weight is a plain parameter of the state dict, in order of definition.
+    """All Conv2d and Linear modules whose weight is a plain parameter of their own, in order of definition.
 
     Modules with a parametrised weight (weight or spectral normalisation) are left out: writing the computed weight
     would not survive a reload.
     """
-    own = dict(network.named_parameters())
+    names = [(name, id(parameter)) for name, parameter in network.named_parameters(remove_duplicate=False)]
+    uses = Counter(key for _, key in names)
+    own = {name for name, key in names if uses[key] == 1}  # an edit of a tied weight would change another layer
     found = []
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear) and f"{name}.weight" in own:
@@ -117,7 +120,12 @@ def holds(layer: Layer, inputs: Tensor, outputs: Tensor, images: int) -> bool:
     False for subclasses that compute something else with their weight (weight standardisation, dynamic padding):
     those cannot be edited by the closed forms.
     """
-    keys = layer.keys(inputs[: len(inputs) // images], 1)
+    if isinstance(layer.module, nn.Conv2d) and (len(inputs) != images or inputs.dim() != 4):
+        return False
+    try:
+        keys = layer.keys(inputs[: len(inputs) // images], 1)
+    except RuntimeError:  # the input cannot be cut into patches: smaller than the kernel
+        return False
     expected = layer.values(outputs[: len(outputs) // images], 1)
     computed = layer.weight() @ keys + layer.bias()
     if computed.shape != expected.shape:

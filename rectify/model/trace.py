@@ -55,7 +55,7 @@ class Join:
     For one image, ``sum.flatten()[j] = scale[j] * output.flatten()[source[j]] + (what does not depend on it)``.
     """
 
-    index: int  # which addition of the forward pass, counted from 0
+    index: int  # which addition of two tensors in the forward pass, counted from 0
     source: Tensor  # (M,) int64
     scale: Tensor  # (M,)
 
@@ -113,7 +113,7 @@ class _CountAdditions(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func in _ADDS and _is_sum(args):
+        if _is_addition(func, args):
             if self.seen in self.wanted:
                 self.record.sums[self.seen] = result.clone()
                 self.done()
@@ -121,8 +121,20 @@ class _CountAdditions(TorchDispatchMode):
         return result
 
 
-def _is_sum(args: Sequence[Any]) -> bool:
-    return len(args) > 1 and isinstance(args[1], Tensor) and args[0].shape == args[1].shape and args[0].dim() > 1
+def _is_addition(func: Any, args: Sequence[Any]) -> bool:
+    """Counted whatever the shapes: for a batch of one image a position embedding has the shape of the tokens."""
+    return func in _ADDS and len(args) > 1 and isinstance(args[0], Tensor) and isinstance(args[1], Tensor)
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Keep torch's transformer layers off their fused road, on which neither hooks nor additions are seen."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 @contextmanager
@@ -173,13 +185,13 @@ def record(
 
     handles = [layer.module.register_forward_pre_hook(keep_input(layer.name)) for layer in inputs]
     handles += [layer.module.register_forward_hook(keep_output(layer.name)) for layer in outputs]
-    with _hooks(handles):
+    with _hooks(handles), _readable():
         try:
             if sums:
                 with _CountAdditions(sums, found, done):
-                    result = network(x)
+                    result = network(x.clone())
             else:
-                result = network(x)
+                result = network(x.clone())  # a network may change its input in place
             found.logits = result if logits else None
         except _Stop:
             pass
@@ -243,8 +255,13 @@ class _Survey(TorchDispatchMode):
         return result
 
     def _carry(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> list[_Companions]:
-        if func in _ADDS and _is_sum(args):
-            return self._sum(args)
+        if _is_addition(func, args):
+            number, self.additions = self.additions, self.additions + 1
+            both = id(args[0]) in self.dominators and id(args[1]) in self.dominators
+            if kwargs.get("alpha", 1) != 1:
+                return []
+            if both:
+                return self._sum(args, number)
         mine = self.companions.get(id(args[0]), []) if args and isinstance(args[0], Tensor) else []
         if func in _REARRANGE and mine:
             return [
@@ -267,17 +284,17 @@ class _Survey(TorchDispatchMode):
         """Multiplication by a number or by a tensor that no layer has touched (layer scale)."""
         for one, other in ((args[0], args[1]), (args[1], args[0])):
             mine = self.companions.get(id(one), []) if isinstance(one, Tensor) else []
-            if mine and mine[0].source.shape == result.shape and self.depth.get(id(other), 0) == 0:
+            if mine and mine[0].source.shape == result.shape and id(other) not in self.dominators:
                 return [_Companions(c.layer, c.source, c.scale * other) for c in mine]
         return []
 
-    def _sum(self, args: Any) -> list[_Companions]:
-        number, self.additions = self.additions, self.additions + 1
+    def _sum(self, args: Any, number: int) -> list[_Companions]:
+        """End the journey of both operands' companions here, unless the other operand depends on the layer too."""
         for operand, other in ((args[0], args[1]), (args[1], args[0])):
             for c in self.companions.get(id(operand), []):
-                if c.layer not in self.joins:
+                beside = self.ancestors.get(id(other), frozenset())
+                if c.layer not in self.joins and c.layer not in beside and args[0].shape == args[1].shape:
                     self.joins[c.layer] = (number, c.source, c.scale)
-                    beside = self.ancestors.get(id(other), frozenset())
                     self.meetings.setdefault(number, []).append((c.layer, beside))
         return []
 
@@ -299,7 +316,8 @@ def survey(network: nn.Module, example: Tensor) -> list[Site]:
         Layers that are called exactly once and compute ``W k + b`` with their own weight. Others (called twice,
         weight standardisation, dynamic padding) are left out.
     """
-    x = example[:1].expand(2, *example.shape[1:]).clone()
+    # Two different images: what belongs to which must be told apart.
+    x = torch.cat((example[:1], 0.5 * example[:1].flip(-1) + 0.1))
     mode = _Survey()
     order: dict[str, int] = {}
     calls: dict[str, int] = {}
@@ -309,17 +327,21 @@ def survey(network: nn.Module, example: Tensor) -> list[Site]:
     def hook_for(layer: Layer) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             calls[layer.name] = calls.get(layer.name, 0) + 1
+            if not args or not isinstance(args[0], Tensor) or not isinstance(output, Tensor):
+                sound[layer.name] = False
+                return
             depth = mode.depth.get(id(args[0]), 0) + 1
             order[layer.name], depths[layer.name] = len(calls) - 1, depth
-            plain = len(args) == 1 and isinstance(output, Tensor) and len(output) % 2 == 0 and len(args[0]) % 2 == 0
             with torch.utils._python_dispatch._disable_current_modes():
-                sound[layer.name] = plain and holds(layer, args[0], output, 2)
+                sound[layer.name] = len(args) == 1 and _images_first(alone.get(layer.name), output)
+                sound[layer.name] = sound[layer.name] and holds(layer, args[0], output, 2)
                 mode.tag(layer.name, output, depth)
 
         return hook
 
     layers = find_layers(network)
-    with _hooks([layer.module.register_forward_hook(hook_for(layer)) for layer in layers]), mode:
+    alone = record(network, x[:1], outputs=layers, logits=True).outputs
+    with _readable(), _hooks([layer.module.register_forward_hook(hook_for(layer)) for layer in layers]), mode:
         mode.dominators[id(x)] = frozenset()
         logits = network(x)
     usable = [layer for layer in layers if calls.get(layer.name) == 1 and sound[layer.name]]
@@ -338,6 +360,17 @@ def survey(network: nn.Module, example: Tensor) -> list[Site]:
         )
         for layer in usable
     ]
+
+
+def _images_first(alone: Tensor | None, both: Tensor) -> bool:
+    """Whether the first half of the output on two images is the output on the first alone.
+
+    Not so where tokens come before images, or where images are folded in another order.
+    """
+    if alone is None or len(both) != 2 * len(alone) or alone.shape[1:] != both.shape[1:]:
+        return False
+    scale = float(alone.abs().max()) + 1e-6
+    return bool((both[: len(alone)] - alone).abs().max() <= 1e-3 * scale)
 
 
 def _join_of(mode: _Survey, name: str) -> Join | None:

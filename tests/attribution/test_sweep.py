@@ -182,7 +182,6 @@ def test_it_works_under_no_grad_and_with_parameters_that_need_gradients(needs: b
     assert all(p.grad is None for p in network.parameters())
 
 
-@pytest.mark.xfail(strict=True, reason="tokens folded into the batch: the path is read as if its points were images")
 def test_a_layer_with_tokens_folded_into_the_batch_is_complete_where_it_cuts() -> None:
     network = randomised(Folded().double())
     found, _, _ = swept(network, 200, (4, 4, 4))

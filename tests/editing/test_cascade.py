@@ -197,7 +197,6 @@ def test_energy_keeps_as_many_ranks_as_it_needs() -> None:
     assert ranks[0] == 1 and ranks == sorted(ranks) and ranks[2] <= 5
 
 
-@pytest.mark.xfail(strict=True, reason="an edit of whole rank is kept as delta @ identity and says it has rank d")
 def test_no_edit_has_more_ranks_than_its_weight() -> None:
     network = two_layers()
     (site, _), material = case(network, (6, 1, 1))
@@ -281,7 +280,6 @@ def test_remembered_values_are_those_that_are_read_again(name: str, monkeypatch:
         torch.testing.assert_close(kept.values(site, rows), forgetful.values(site, rows))
 
 
-@pytest.mark.xfail(strict=True, reason="a last batch of one image: joins of a ViT are one off")
 def test_a_last_batch_of_one_image_is_like_any_other() -> None:
     network = randomised(fixtures.vit(4, width=8, channels=3, image_size=8, depth=1).double())
     sites, material = case(network, (3, 8, 8), clean=7)
@@ -293,7 +291,6 @@ def test_a_last_batch_of_one_image_is_like_any_other() -> None:
             torch.testing.assert_close(kept.values(site, torch.arange(7)), alone)
 
 
-@pytest.mark.xfail(strict=True, reason="values with tokens folded into the batch are indexed by image")
 def test_a_layer_with_tokens_folded_into_the_batch_can_be_edited() -> None:
     network = randomised(Folded().double())
     sites, material = case(network, (4, 4, 4))

@@ -97,7 +97,6 @@ def test_a_label_that_is_no_class_is_an_error(labels: list[int]) -> None:
         diagnose(sure(0, 1), sure(3, 3), torch.tensor(labels))
 
 
-@pytest.mark.xfail(strict=True, reason="for a negative label the message names the largest label, which is fine")
 def test_the_message_names_the_label_that_is_wrong() -> None:
     with pytest.raises(UsageError, match="label -1"):
         diagnose(sure(0, 1), sure(3, 3), torch.tensor([-1, 1]))

@@ -205,13 +205,11 @@ def test_the_span_survives_float32_keys() -> None:
     assert float(found[0]) > 0.99 and float(found[1]) < 1e-2
 
 
-@pytest.mark.xfail(strict=True, reason="a key of zeros, common behind a ReLU, counts as wholly outside the span")
 def test_a_key_of_zeros_is_in_every_span() -> None:
     moment = torch.eye(3, dtype=torch.float64)[None]
     assert float(out_of_span(torch.zeros(1, 3, 1, dtype=torch.float64), moment)) == 0
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="tokens folded into the batch: M is cut short")
 def test_a_network_with_tokens_folded_into_the_batch_can_be_localised() -> None:
     network = randomised(Folded().double())
     clean, corrupted, reference = (pictures(n, 4, 4, 4) for n in (1, 1, 5))
@@ -222,13 +220,13 @@ def test_a_network_with_tokens_folded_into_the_batch_can_be_localised() -> None:
 
 
 def test_triage_measures_how_far_the_most_sensitive_channel_stands_out() -> None:
-    network = randomised(fixtures.mobilenet(12, width=8))
+    network = randomised(fixtures.resnet18(4, width=4))
     sites = survey(network, torch.randn(1, 3, 16, 16))
     found = triage(sites)
     assert [z for _, z in found] == sorted((z for _, z in found), reverse=True)
     expected = {site.name for site in sites if site.layer.kind != "linear" and site.layer.module.out_channels >= 8}
     assert {site.name for site, _ in found} == expected
-    for site, z in found[::5]:
+    for site, z in [found[0], found[-1], *(row for row in found if row[0].name == "layer2.0.conv1")]:
         weight = site.layer.module.weight
         bounds = [oracles.spectral_norm(channel.flatten(1)) for channel in weight]
         if site.norm_scale is not None:

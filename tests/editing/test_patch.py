@@ -61,18 +61,6 @@ def test_compact_is_the_same_edit_in_float32() -> None:
         torch.testing.assert_close(small.left.double() @ small.right.double(), edit.delta(), rtol=1e-5, atol=1e-6)
 
 
-def test_compact_keeps_no_more_columns_than_the_weight_has_rows() -> None:
-    whole = LayerEdit("fc", torch.randn(1, 4, 50).double(), torch.eye(50).double()[None])
-    small = compact(whole)
-    assert small.rank == 4 and small.left.numel() + small.right.numel() == 16 + 200
-    torch.testing.assert_close(small.delta().double(), whole.delta(), rtol=1e-6, atol=1e-6)
-    assert compact(small).delta().equal(small.delta())
-
-
-# ---------------------------------------------------------------- patch
-
-
-@DTYPES
 def test_a_patch_is_one_sum_in_float64_and_one_cast(dtype: torch.dtype) -> None:
     state, made = weights(dtype), [compact(edit) for edit in edits()]
     assert bool(state["conv.bias"].isnan().any())
@@ -130,7 +118,6 @@ def test_a_delta_of_zero_changes_nothing() -> None:
     assert found.changed == () and found.precision_loss == 0
 
 
-@pytest.mark.xfail(strict=True, raises=OutputError, reason="-0 + 0 is +0: other bits, yet no change")
 @pytest.mark.parametrize("dtype, size", [(torch.float32, 0.0), (torch.float16, 1e-12)])
 def test_a_delta_that_changes_no_number_can_be_written(tmp_path: Path, dtype: torch.dtype, size: float) -> None:
     state = {"fc.weight": torch.tensor([[1.0, -0.0]], dtype=dtype)}
@@ -140,7 +127,6 @@ def test_a_delta_that_changes_no_number_can_be_written(tmp_path: Path, dtype: to
     check_written(path, state, found)
 
 
-@pytest.mark.xfail(strict=True, raises=OutputError, reason="another type alone is not counted as a change")
 def test_a_delta_of_zero_in_another_type_can_be_written(tmp_path: Path) -> None:
     state = {"fc.weight": torch.ones(1, 2)}
     found = patch(state, [LayerEdit("fc", torch.zeros(1, 1, 1), torch.ones(1, 1, 2))], torch.float16)
@@ -254,7 +240,6 @@ def test_a_delta_that_does_not_fit_is_refused(
     assert "does not fit" in refused(written(tmp_path / "d.safetensors", tensors, layers), weights())
 
 
-@pytest.mark.xfail(strict=True, reason="only the number of elements is compared with the weight")
 @pytest.mark.parametrize("left, right", [((1, 5, 1), (1, 1, 4)), ((1, 10, 1), (1, 1, 2)), ((1, 4, 1), (2, 1, 5))])
 def test_a_delta_of_another_form_with_as_many_numbers_is_refused(
     tmp_path: Path, left: tuple[int, ...], right: tuple[int, ...]

@@ -81,7 +81,6 @@ def test_the_sum_moves_by_scale_times_the_change(name: str) -> None:
         assert pull_back_error(site, 2) < 1e-5, site.name
 
 
-@pytest.mark.xfail(strict=True, reason="Join promises a rest that does not depend on the output; here it does")
 @pytest.mark.parametrize("name", ["mobilenet_v2", "efficientnet_b0", "swin_t", "convnext_tiny"])
 def test_no_other_layer_is_joined_to_a_sum_whose_rest_depends_on_it(name: str) -> None:
     network, sites = opened(name)
