@@ -200,8 +200,14 @@ def test_energy_keeps_as_many_ranks_as_it_needs() -> None:
 def test_no_edit_has_more_ranks_than_its_weight() -> None:
     network = two_layers()
     (site, _), material = case(network, (6, 1, 1))
+    whole = solve_layer(network, site, material, Strength()).delta()
     for strength in (Strength(), Strength(rank=5), Strength(rank=99)):
-        assert solve_layer(network, site, material, strength).rank <= 5
+        edit = solve_layer(network, site, material, strength)
+        assert edit.rank <= 5 and edit.left.shape == (1, 5, edit.rank) and edit.right.shape == (1, edit.rank, 6)
+        torch.testing.assert_close(edit.delta(), whole)
+    wide = nn.Sequential(nn.Flatten(), nn.Linear(3, 7)).double().eval().requires_grad_(False)
+    (site,), material = case(wide, (3, 1, 1))
+    assert solve_layer(wide, site, material, Strength()).rank <= 3
 
 
 # ---------------------------------------------------------------- applying

@@ -61,6 +61,16 @@ def test_compact_is_the_same_edit_in_float32() -> None:
         torch.testing.assert_close(small.left.double() @ small.right.double(), edit.delta(), rtol=1e-5, atol=1e-6)
 
 
+def test_compact_twice_is_compact_once() -> None:
+    for edit in edits(2):
+        once = compact(edit)
+        assert same_bits(once.left, compact(once).left) and same_bits(once.right, compact(once).right)
+
+
+# ---------------------------------------------------------------- patch
+
+
+@DTYPES
 def test_a_patch_is_one_sum_in_float64_and_one_cast(dtype: torch.dtype) -> None:
     state, made = weights(dtype), [compact(edit) for edit in edits()]
     assert bool(state["conv.bias"].isnan().any())

@@ -191,7 +191,7 @@ def test_an_affine_road_to_a_sum_is_followed(flow: Callable[[Net, Tensor], Tenso
 
 def test_of_two_sums_the_first_counts() -> None:
     network, site = alone(lambda n, x: (lambda y: (x + y.transpose(2, 3)).relu() + (x + y).tanh())(n.b(x)))
-    assert site.join is not None
+    assert site.join is not None and site.join.index == 0
     assert join_error(network, site, torch.randn(2, *IMAGE, dtype=torch.float64)) < 1e-10
 
 
