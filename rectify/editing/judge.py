@@ -43,7 +43,7 @@ class Judgement:
         Mean KL of the edited from the untouched network, clean plus corrupted, without the worst 2 % of the images of
         each (at least one): how far the network has moved where it still decides alike.
     images
-        Number of corrupted images judged: no figure here is finer than one of them.
+        Number of clean and of corrupted images judged: no share is finer than one of them.
     """
 
     accuracy_loss: float
@@ -51,12 +51,12 @@ class Judgement:
     asr: float | None
     pull: float | None
     divergence: float
-    images: int
+    images: tuple[int, int]
 
     @property
     def loss(self) -> float:
         """What the search minimises."""
-        return self.accuracy_loss + self.recovery_loss + max(self.pull or 0.0, 0.0) + 0.02 * min(self.divergence, 5.0)
+        return self.accuracy_loss + self.recovery_loss + max(self.pull or 0.0, 0.0) + 0.5 * min(self.divergence, 2.0)
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,8 @@ def compare(bench: Bench, clean: Tensor, corrupted: Tensor) -> Judgement:
             asr = float((corrupted.argmax(1) == bench.target)[others].float().mean())
             pull = float((corrupted[:, bench.target] - wanted[:, bench.target])[others].mean())
     divergence = _divergence(bench.opinion, clean) + _divergence(wanted, corrupted)
-    return Judgement(
-        _expected_loss(bench.opinion, clean), _expected_loss(wanted, corrupted), asr, pull, divergence, len(corrupted)
-    )
+    lost = _expected_loss(bench.opinion, clean), _expected_loss(wanted, corrupted)
+    return Judgement(*lost, asr, pull, divergence, (len(clean), len(corrupted)))
 
 
 def _expected_loss(opinion: Tensor, output: Tensor) -> float:

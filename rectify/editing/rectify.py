@@ -1,7 +1,7 @@
 """Rectify: the static edit of one layer, and the dynamic repair that tries ever larger edits until one is whole.
 
 Dynamic (after Algorithm 1 of arXiv 2603.15656): relocalise, edit, judge, keep or roll back. The rungs of the ladder go
-from one layer to all of them; the first rung that repairs wholly is kept: the edit is no larger than it must be.
+from one layer to all of them; the smallest rung that is nearly as good as the best is kept: no larger than it must be.
 What "wholly" means is measured without a label on calibration images that the edit was not solved on.
 """
 
@@ -27,7 +27,8 @@ MOST_ACCURACY_LOSS = 0.004
 MOST_RECOVERY_LOSS = 0.005
 MOST_ASR = 0.005
 MOST_PULL = 0.003
-MOST_DIVERGENCE = 0.012
+MOST_DIVERGENCE = 0.008
+NEARLY, NEARLY_PLUS = 1.2, 0.001  # a smaller rung may have this times the best one's loss, plus this
 SHORTLIST = 6  # single layers tried, by score
 ENERGY = 0.99  # share of a delta's squared norm kept when the rank is chosen automatically
 CARRIED = Strength(weight=1.0, energy=ENERGY)
@@ -70,9 +71,9 @@ class Rung:
 
 def is_whole(judgement: Judgement) -> bool:
     """Whether the judge expects accuracy and recovery to be kept and the attack to be gone."""
-    one = 1 / max(judgement.images, 1)
+    one_clean, one = (1 / max(count, 1) for count in judgement.images)
     return (
-        judgement.accuracy_loss <= MOST_ACCURACY_LOSS
+        judgement.accuracy_loss <= max(MOST_ACCURACY_LOSS, one_clean)
         and judgement.recovery_loss <= max(MOST_RECOVERY_LOSS, one)
         and (judgement.asr or 0.0) <= max(MOST_ASR, one)
         and (judgement.pull or 0.0) <= max(MOST_PULL, one)
@@ -142,9 +143,9 @@ def trials(workshop: Workshop, scores: Sequence[LayerScore], rank: int | None) -
 
 
 def dynamic(workshop: Workshop, scores: Sequence[LayerScore], rank: int | None) -> Repair:
-    """Climb the ladder until the judge finds a repair whole; else keep the best rung.
+    """Climb the ladder and keep the smallest rung that the judge finds nearly as good as the best.
 
-    The rung is then solved once more on all calibration images and their copies.
+    That rung is then solved once more on all calibration images and their copies.
 
     Parameters
     ----------
@@ -156,47 +157,50 @@ def dynamic(workshop: Workshop, scores: Sequence[LayerScore], rank: int | None) 
         Of every layer's edit, or None: as small as keeps 99 % of it.
     """
     case = workshop.case
-    climb = _climb(workshop, ladder(scores, strength_for(case, rank)))
-    suspects = _suspects(workshop, climb.student)
+    chosen, attempts, tried = _climb(workshop, ladder(scores, strength_for(case, rank)))
+    suspects = _suspects(workshop, chosen.student)
     notes = []
     if suspects is not None:
         notes.append(f"{len(suspects)} calibration images act like corrupted ones and were left out")
-    student, steps = workshop.run(climb.rung, case.material(everything=True, varied=True, without=suspects))
+    student, steps = workshop.run(chosen.rung, case.material(everything=True, varied=True, without=suspects))
     final = case.bench(everything=True, without=suspects).judge(student)
-    if not is_whole(climb.judgement):
-        notes.append(f"the judge expects of this edit, the best of {climb.rungs} tried: {tell(climb.judgement)}")
-    return Repair(tuple(s.edit for s in steps), (*climb.tried, *steps), final, climb.rung.name, tuple(notes))
+    if not is_whole(chosen.judgement):
+        notes.append(f"the judge expects of this edit, chosen from {len(attempts)}: {tell(chosen.judgement)}")
+    return Repair(tuple(s.edit for s in steps), (*tried, *steps), final, chosen.rung.name, tuple(notes))
 
 
-@dataclass
-class _Climb:
-    """The best rung so far, the network that it made, how it was judged, and all steps that were tried."""
+@dataclass(frozen=True)
+class _Attempt:
+    """One rung that was tried, the network that it made, and how it was judged."""
 
     rung: Rung
     student: nn.Module
     judgement: Judgement
-    tried: list[Step]
-    rungs: int = 0
 
 
-def _climb(workshop: Workshop, rungs: Sequence[Rung]) -> _Climb:
+def _climb(workshop: Workshop, rungs: Sequence[Rung]) -> tuple[_Attempt, list[_Attempt], list[Step]]:
+    """Try the rungs; returns the smallest that is nearly as good as the best, all attempts, and all their steps.
+
+    Once a single layer is whole, no other single layer is tried; all layers together are tried only if nothing
+    smaller is whole.
+    """
     case = workshop.case
     bench = case.bench()
-    best: _Climb | None = None
-    tried: list[Step] = []
-    for number, rung in enumerate(rungs):
-        material = case.material(everything=False, varied=len(rung.sites) > 1)
-        student, steps = workshop.run(rung, material)
+    attempts: list[_Attempt] = []
+    steps: list[Step] = []
+    for rung in rungs:
+        whole = any(is_whole(attempt.judgement) for attempt in attempts)
+        if whole and (len(rung.sites) == 1 or rung is rungs[-1]):
+            continue
+        student, done = workshop.run(rung, case.material(everything=False, varied=len(rung.sites) > 1))
         judgement = bench.judge(student)
-        tried += [replace(step, kept=False, reason=f"{rung.name}: {tell(judgement)}") for step in steps]
-        if best is None or judgement.loss < best.judgement.loss:
-            best = _Climb(rung, student, judgement, tried)
-        best.rungs = number + 1
-        if is_whole(judgement):
-            break
-    if best is None:
+        attempts.append(_Attempt(rung, student, judgement))
+        steps += [replace(step, kept=False, reason=f"{rung.name}: {tell(judgement)}") for step in done]
+    if not attempts:
         raise Inconclusive("the model has no layer that can be edited: no plain Conv2d or Linear computes W k + b")
-    return best
+    limit = NEARLY * min(attempt.judgement.loss for attempt in attempts) + NEARLY_PLUS
+    chosen = next(attempt for attempt in attempts if attempt.judgement.loss <= limit)
+    return chosen, attempts, steps
 
 
 def ladder(scores: Sequence[LayerScore], strength: Strength) -> list[Rung]:

@@ -35,7 +35,7 @@ def main_figure(localize: Mapping[str, Any]) -> tuple[str, str]:
     """Key and words of the figure that orders the layers."""
     if localize["method"] == "data-free-triage":
         return "lipschitz_outlier", "outlier score"
-    return "editability", "editability"
+    return "editability_scale_free", "editability"
 
 
 def headline(report: Report) -> str:
@@ -55,7 +55,7 @@ def _first_layer(localize: Mapping[str, Any] | None) -> str:
     if not localize or best is None:
         return ""
     key, words = main_figure(localize)
-    label = "First to edit" if key == "editability" else "Most unusual"
+    label = "First to edit" if key.startswith("editability") else "Most unusual"
     line = f"{label}: {best['name']} ({words} {number(measured(best.get(key)))})."
     tried = [layer for layer in localize["layers"] if measured((layer.get("trial") or {}).get("recovery")) is not None]
     if tried:

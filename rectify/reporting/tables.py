@@ -206,7 +206,7 @@ _LAYER_FIGURES = (
     ("completeness_gap", Column("completeness gap", narrow="compl.\ngap")),
     ("out_of_span", Column("out of span", narrow="out of\nspan")),
     ("leverage", Column("leverage", spare=2)),
-    ("editability_scale_free", Column("scale-free", spare=3)),
+    ("editability", Column("editability as published", narrow="as pub-\nlished", spare=3)),
 )
 
 

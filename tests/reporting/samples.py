@@ -75,7 +75,7 @@ def layer(place: int, name: str, kind: str, shape: list[int], *, trial: bool = F
     return made
 
 
-def rank_layers(layers: list[dict[str, Any]], key: str = "editability") -> list[dict[str, Any]]:
+def rank_layers(layers: list[dict[str, Any]], key: str = "editability_scale_free") -> list[dict[str, Any]]:
     """Give ranks by ``key``; layers without it have none."""
     order = sorted((item for item in layers if item[key] is not None), key=lambda item: -item[key])
     for rank, item in enumerate(order, 1):
@@ -231,7 +231,9 @@ def odd_report() -> dict[str, Any]:
     report = edit_report()
     report["localize"] = localization(layers, trial=True)
     report["edit"]["steps"] = [
-        {**report["edit"]["steps"][0], "layer": name, "reason": f"because of {name}"} for name in ODD
+        {**report["edit"]["steps"][0], "layer": name, "kept": kept, "reason": f"because of {name}"}
+        for name in ODD
+        for kept in (False, True)
     ]
     report["edit"]["changed_tensors"] = [f"{name}.weight" for name in ODD]
     return report

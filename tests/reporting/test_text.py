@@ -44,7 +44,7 @@ def test_names_are_verbatim() -> None:
     report = odd_report()
     text = shown(report)
     for name in ODD:
-        assert text.count(name) >= 4, name  # steps, reasons, layers, trials
+        assert text.count(name) >= 4, name  # steps, attempts, layers, trials
 
 
 def test_names_cannot_drive_the_terminal() -> None:
@@ -117,7 +117,7 @@ def test_triage_says_what_it_is_and_what_a_pair_would_add() -> None:
 
 
 def test_headlines() -> None:
-    assert "First to edit: layer1.1.conv2 (editability 12.33)." in shown("localize", 200)
+    assert "First to edit: layer1.1.conv2 (editability 4.564)." in shown("localize", 200)
     assert "Best trial edit: layer2.0.conv1 (recovery 100.00%, agreement 97.90%)." in shown("localize", 200)
     assert "2 layers edited: attack success 100.00% → 1.67% on the holdout" in shown("edit", 200)
     assert "attack success 0.13%, recovery 98.94%, accuracy 99.21%" in shown("evaluate", 200)
