@@ -106,7 +106,7 @@ def test_many_layers_are_cut_unless_all_are_wanted() -> None:
 
 def test_wide_consoles_get_more_columns() -> None:
     assert "leverage" not in shown("localize", 80)
-    assert "leverage" in shown("localize", 120) and "scale-free" in shown("localize", 120)
+    assert "leverage" in shown("localize", 120) and "as pub-" in shown("localize", 120)
 
 
 def test_triage_says_what_it_is_and_what_a_pair_would_add() -> None:
