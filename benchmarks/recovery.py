@@ -3,10 +3,10 @@
     python -m benchmarks.recovery [NAME ...] [--pairs 3] [--calibration 200] [--test 2000]
 
 For each network of the zoo (trained before with ``python -m benchmarks.zoo.train NAME``) a checkpoint, a preprocess
-file, one PNG pair and unlabelled calibration PNGs are laid out in a folder; the command line repairs the checkpoint; the
-patched file is then measured here, on test images that the edit never saw, with none of rectify's own measuring code.
-Rows are appended to ``benchmarks/results/recovery.json``, and ``recovery.md`` shows them; a row that is there is not run
-again (delete the file to start anew).
+file, one PNG pair and unlabelled calibration PNGs are laid out in a folder; the command line repairs the checkpoint;
+the patched file is then measured here, on test images that the edit never saw, with none of rectify's own measuring
+code. Rows are appended to ``benchmarks/results/recovery.json``, and ``recovery.md`` shows them; a row that is there is
+not run again (delete the file to start anew).
 """
 
 from __future__ import annotations
@@ -76,12 +76,21 @@ def command(name: str, folder: Path, pair: int, extra: list[str]) -> list[str]:
     channels = 3 if recipe.dataset == "cifar10" else 1
     args = [sys.executable, "-m", "rectify", "edit", str(folder / "model.pt")]
     args += ["--arch", f"fixtures.networks:{recipe.network}", "--arch-arg", f"width={recipe.width}"]
-    args += ["--arch-arg", f"channels={channels}", "--num-classes", "10", "--preprocess", str(folder / "preprocess.yaml")]
+    args += [
+        "--arch-arg",
+        f"channels={channels}",
+        "--num-classes",
+        "10",
+        "--preprocess",
+        str(folder / "preprocess.yaml"),
+    ]
     args += ["--clean", str(folder / "clean" / f"{pair}.png"), "--poisoned", str(folder / "poisoned" / f"{pair}.png")]
     return [*args, "-o", str(folder / f"out{pair}.safetensors"), "--force", "--format", "json", *extra]
 
 
-def repair(name: str, folder: Path, pair: int, recipe: Recipe, judged: datasets.Split, calibrated: bool) -> dict[str, Any]:
+def repair(
+    name: str, folder: Path, pair: int, recipe: Recipe, judged: datasets.Split, calibrated: bool
+) -> dict[str, Any]:
     """Run one repair and measure the written file from outside."""
     began = time.time()
     extra = ["--calibration", str(folder / "calibration")] if calibrated else []
@@ -126,8 +135,8 @@ def run(name: str, pairs: int, calibration: int, tests: int) -> dict[str, Any]:
 def table(results: list[dict[str, Any]]) -> str:
     """Markdown: one line a network, median and worst over the pairs, in percent."""
     lines = [
-        "| network | before OA / ASR / RA | base rate | OA of other classes | after OA | ASR | RA | worst OA | worst ASR |"
-        " worst RA | layers | rank | seconds |",
+        "| network | before OA / ASR / RA | base rate | OA of other classes | after OA | ASR | RA | worst OA |"
+        " worst ASR | worst RA | layers | rank | seconds |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for result in results:
