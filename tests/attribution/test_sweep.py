@@ -13,7 +13,7 @@ from rectify.attribution.sweep import Sweep, sweep
 from rectify.model.layers import find_layers
 from rectify.model.trace import survey
 from tests import oracles
-from tests.model.networks import Folded, randomised
+from tests.model.networks import Fixed, Folded, randomised
 
 IMAGE = (3, 8, 8)
 
@@ -155,6 +155,13 @@ def test_a_layer_that_f_does_not_depend_on_gets_zero() -> None:
     assert found.layers.keys() == {"used", "idle"}
     assert found.layers["idle"].conductance == 0 and not found.layers["idle"].attribution.any()
     assert abs(found.layers["used"].conductance - found.change) < 1e-5 and found.change != 0
+
+
+@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="autograd refuses an output that needs no gradient")
+def test_a_layer_that_never_sees_the_image_gets_zero() -> None:
+    found, _, _ = swept(randomised(Fixed()), 4, (3, 16, 16))
+    assert found.layers["conv"].conductance == pytest.approx(found.change, rel=0.2)
+    assert "place" not in found.layers or not found.layers["place"].attribution.any()
 
 
 def test_a_sweep_leaves_no_trace() -> None:

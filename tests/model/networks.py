@@ -20,9 +20,10 @@ def randomised(network: nn.Module) -> nn.Module:
                 module.running_var.uniform_(0.5, 1.5)
             if isinstance(module, nn.BatchNorm2d | nn.LayerNorm) and module.weight is not None:
                 module.weight.uniform_(0.5, 1.5).mul_(torch.where(torch.rand_like(module.weight) < 0.3, -1, 1))
-                module.bias.normal_(0, 0.2)
+                if module.bias is not None:
+                    module.bias.normal_(0, 0.2)
         for name, parameter in network.named_parameters():
-            if "layer_scale" in name:
+            if "layer_scale" in name or "gamma" in name:
                 parameter.uniform_(0.3, 1.0)
             if name.endswith("weight") and not parameter.any():  # the zero head of torchvision's ViT hides all else
                 parameter.normal_(0, 0.02)
@@ -114,6 +115,32 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.encoder(self.embed(x.flatten(2).permute(0, 2, 1))).mean(1))
+
+
+class Sliced(nn.Module):
+    """A linear layer on a slice of the tokens, (N, 15, C): contiguous for one image and not for two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(self.embed(x.flatten(2).permute(0, 2, 1))[:, 1:]).relu()
+        return self.head((x + self.second(x)).mean(1))
+
+
+class Fixed(nn.Module):
+    """A position embedding that goes through a layer, as EdgeNeXt's does: the layer never sees the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.place, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(2, 4, 1), nn.Linear(4, 2)
+        self.register_buffer("grid", torch.randn(1, 2, 14, 14))
+
+    def forward(self, x: Tensor) -> Tensor:
+        place = self.place(self.grid.expand(len(x), -1, -1, -1))
+        return self.head((self.conv(x) + place).relu().mean((2, 3)))
 
 
 class Keyword(nn.Module):

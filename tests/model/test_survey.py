@@ -13,6 +13,7 @@ from rectify.model.trace import Site, survey
 from tests import oracles
 from tests.model.networks import (
     Encoder,
+    Fixed,
     Folded,
     Keyword,
     Net,
@@ -289,6 +290,12 @@ def test_layers_that_have_tokens_before_images_are_left_out() -> None:
 
 def test_a_layer_called_by_keyword_does_not_crash_the_survey() -> None:
     assert "conv" in sites_of(randomised(Keyword()))
+
+
+@pytest.mark.xfail(strict=True, reason="such a layer is a site, and a sweep over it raises")
+def test_a_layer_that_never_sees_the_image_is_left_out() -> None:
+    sites = sites_of(randomised(Fixed()))
+    assert list(sites) == ["conv", "head"] and sites["conv"].is_cut
 
 
 def test_layers_with_one_weight_between_them_are_left_out() -> None:
