@@ -5,9 +5,6 @@ Nothing here prints; what is to be seen while it runs goes through a `Progress`.
 
 from __future__ import annotations
 
-import copy
-import os
-import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,23 +15,32 @@ import torch
 from torch import Tensor, nn
 
 from rectify.editing import rectify as repair
+from rectify.editing.candidate import EditFiles
 from rectify.editing.casebook import Case, open_case, variations
 from rectify.editing.fault import Fault, check_against_chance, diagnose
-from rectify.editing.localize import LayerScore, Localization, is_candidate, localize, triage
-from rectify.editing.patch import Patch, check_written, compact, delta_tensors, patch, read_delta
+from rectify.editing.localize import Localization, is_candidate, localize
+from rectify.editing.patch import compact, patch, read_delta
 from rectify.errors import Inconclusive, UsageError
 from rectify.evaluation.accuracy import Figures, accuracy, pair_figures, softmax
-from rectify.files.architectures import Subject, load_into
-from rectify.files.checkpoint import WrittenFile, check_target, read_checkpoint, write_tensors
+from rectify.files.architectures import Subject
+from rectify.files.checkpoint import check_target
 from rectify.files.images import ImageSet, Pairs
 from rectify.files.words import did_you_mean
 from rectify.model.trace import Site, survey
 from rectify.reporting.build import conclude, empty_report, run_section
 from rectify.reporting.verdict import check_limits, decide, judge
+from rectify.sections import (
+    apply_section,
+    describe,
+    edit_section,
+    file_section,
+    localize_section,
+    metadata_of,
+    pairs_section,
+    triage_section,
+)
 
 MOST_CALIBRATION = 512  # more images than this are sampled: the edit gains nothing from them
-PRECISION_WARNING = 0.05
-VERSION = 1  # of the metadata in written files
 
 
 class Progress(Protocol):
@@ -108,7 +114,7 @@ def run_localize(inputs: Inputs, options: Options, *, trial: bool = False, progr
     report, started = _begin("localize", inputs, options), time.time()
     notes: list[str] = []
     if inputs.pairs is None:
-        report["localize"] = _triage_section(inputs.subject)
+        report["localize"] = triage_section(inputs.subject)
         notes.append(
             "no pair: this is only a data-free triage (channel Lipschitz outliers); it cannot tell a fault from a "
             "quirk. A pair (--clean a.png --poisoned b.png) gives attribution, editability and trial edits"
@@ -116,7 +122,7 @@ def run_localize(inputs: Inputs, options: Options, *, trial: bool = False, progr
         return _finish(report, options, started, inputs, notes)
     try:
         scene = _open_scene(inputs, options)
-        report["pairs"] = _pairs_section(inputs.pairs, scene.fault)
+        report["pairs"] = pairs_section(inputs.pairs, scene.fault)
         report["metrics"]["before"] = _measure(scene.network, inputs, options, scene.fault.target).to_dict()
         found = _localize(scene, options, progress)
         if trial:
@@ -124,7 +130,7 @@ def run_localize(inputs: Inputs, options: Options, *, trial: bool = False, progr
             notes += case.notes
             found = _with_trials(scene, case, found, options, progress)
         notes += scene.fault.notes
-        report["localize"] = _localize_section(found, scene.fault.target)
+        report["localize"] = localize_section(found, scene.fault.target)
     except Inconclusive as reason:
         return _finish(report, options, started, inputs, notes, inconclusive=str(reason))
     return _finish(report, options, started, inputs, notes)
@@ -214,18 +220,18 @@ def run_edit(
         return _finish(report, options, started, inputs, notes, inconclusive=str(reason))
     dtype = torch.float32 if out_dtype == "float32" else None
     made = patch(inputs.subject.checkpoint.state, edits, dtype)
-    _describe(report, made, dry_run)
-    metadata = _metadata(inputs, options, edits)
-    files = _Files(out, delta, force, protected, dry_run)
-    with files.candidate(made, metadata, inputs) as (candidate, written):
+    describe(report, made, dry_run)
+    metadata = metadata_of(inputs.subject, inputs.pairs, options.seed, edits)
+    files = EditFiles(out, delta, force, protected, dry_run)
+    with files.candidate(made, metadata, inputs.subject) as (candidate, written):
         _judge_written(candidate, inputs, options, report, fault)
         _holdout(report, inputs, options, candidate, fault)
         report = _finish(report, options, started, inputs, notes, warnings=True)
         if report["verdict"] == "pass":  # --exit-zero changes the code, not what is left behind
             if not dry_run:
-                report["edit"]["out"] = _file_section(files.keep(written))
+                report["edit"]["out"] = file_section(files.keep(written))
             if delta is not None:
-                report["edit"]["delta"] = _file_section(files.write_delta(edits, metadata))
+                report["edit"]["delta"] = file_section(files.write_delta(edits, metadata))
     return report
 
 
@@ -245,16 +251,16 @@ def _find_edit(
         edits, metadata = read_delta(apply, inputs.subject.checkpoint.state, inputs.subject.checkpoint.sha256)
         fault = _fault_of(inputs, options) if inputs.pairs else None
         if inputs.pairs and fault:
-            report["pairs"] = _pairs_section(inputs.pairs, fault)
-        return fault, edits, _apply_section(edits, metadata)
+            report["pairs"] = pairs_section(inputs.pairs, fault)
+        return fault, edits, apply_section(edits, metadata)
     if inputs.pairs is None:
         raise UsageError("edit needs a pair: --clean a.png --poisoned b.png")
     scene = _open_scene(inputs, options)
-    report["pairs"] = _pairs_section(inputs.pairs, scene.fault)
+    report["pairs"] = pairs_section(inputs.pairs, scene.fault)
     site = None if layer == "auto" else _site_named(scene.sites, layer)
     number = None if rank == "auto" else _rank(rank)
     found = _localize(scene, options, progress)
-    report["localize"] = _localize_section(found, scene.fault.target)
+    report["localize"] = localize_section(found, scene.fault.target)
     case = _open_case(scene, options)
     notes += case.notes
     progress.start("repairing", None)
@@ -262,14 +268,14 @@ def _find_edit(
     if site is not None or mode == "static":
         if site is None:
             found = _with_trials(scene, case, found, options, progress)
-            report["localize"] = _localize_section(found, scene.fault.target)
+            report["localize"] = localize_section(found, scene.fault.target)
             site = found.scores[0].site
         done = repair.static(shop, site, number)
     else:
         done = repair.dynamic(shop, found.scores, number)
     progress.stop()
     notes += done.notes
-    return scene.fault, [compact(edit) for edit in done.edits], _edit_section(done, mode)
+    return scene.fault, [compact(edit) for edit in done.edits], edit_section(done, mode)
 
 
 def _site_named(sites: list[Site], name: str) -> Site:
@@ -286,66 +292,6 @@ def _rank(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise UsageError(f"--rank {text}: give auto or a whole number from 1")
     return int(text)
-
-
-@dataclass
-class _Files:
-    """The files of one edit: a candidate that nobody sees until it is judged."""
-
-    out: Path
-    delta: Path | None
-    force: bool
-    never: list[Path]
-    dry_run: bool
-
-    def candidate(self, made: Patch, metadata: dict[str, Any], inputs: Inputs) -> _Candidate:
-        """Write the candidate beside ``out`` (a dry run: in a temporary folder), reopen and check it."""
-        return _Candidate(self, made, metadata, inputs)
-
-    def keep(self, written: WrittenFile) -> WrittenFile:
-        """Give the judged candidate its name."""
-        check_target(self.out, force=self.force, never=self.never)
-        os.replace(written.path, self.out)
-        return WrittenFile(self.out, written.sha256, written.bytes)
-
-    def write_delta(self, edits: list[Any], metadata: dict[str, Any]) -> WrittenFile:
-        """Write the factors."""
-        assert self.delta is not None
-        return write_tensors(
-            self.delta, delta_tensors(edits), {**metadata, "kind": "delta"}, force=self.force, never=self.never
-        )
-
-
-class _Candidate:
-    """Context of a written file that is removed at the end unless it was renamed."""
-
-    def __init__(self, files: _Files, made: Patch, metadata: dict[str, Any], inputs: Inputs) -> None:
-        self.files, self.made, self.metadata, self.inputs = files, made, metadata, inputs
-        folder = files.out.parent
-        if files.dry_run:
-            import tempfile
-
-            self.folder: Any = tempfile.TemporaryDirectory(prefix="rectify-")
-            folder = Path(self.folder.name)
-        else:
-            self.folder = None
-        self.path = folder / f".{files.out.name[:100]}.{secrets.token_hex(4)}.candidate"
-
-    def __enter__(self) -> tuple[nn.Module, WrittenFile]:
-        try:
-            written = write_tensors(self.path, self.made.state, self.metadata)
-            check_written(self.path, self.inputs.subject.checkpoint.state, self.made)
-            network = copy.deepcopy(self.inputs.subject.network)
-            load_into(network, read_checkpoint(self.path))
-        except BaseException:
-            self.__exit__()
-            raise
-        return network, written
-
-    def __exit__(self, *_: object) -> None:
-        self.path.unlink(missing_ok=True)
-        if self.folder is not None:
-            self.folder.cleanup()
 
 
 def _judge_written(
@@ -387,7 +333,7 @@ def run_evaluate(
         if fault is not None:
             target = fault.target
             if inputs.pairs:
-                report["pairs"] = _pairs_section(inputs.pairs, fault)
+                report["pairs"] = pairs_section(inputs.pairs, fault)
         after = _measure(inputs.subject.network, inputs, options, target, fault)
         _check_chance(after if against is None else _measure(first.network, inputs, options, target, fault), inputs)
         report["metrics"]["after"] = after.to_dict()
@@ -557,147 +503,3 @@ def _still_there(report: dict[str, Any]) -> list[str]:
     if after.get("recovery") is not None and after["recovery"] < 1 and after.get("asr") == 0:
         return ["the attack is gone, but not every corrupted image of the pairs gets its class back"]
     return []
-
-
-def _pairs_section(pairs: Pairs, fault: Fault) -> dict[str, Any]:
-    return {
-        "count": len(pairs),
-        "sha256": pairs.sha256,
-        "target": fault.target,
-        "labels": fault.labels.tolist(),
-        "fault": fault.kind,
-    }
-
-
-def _localize_section(found: Localization, target: int | None) -> dict[str, Any]:
-    return {
-        "method": "integrated-gradients",
-        "target": target,
-        "completeness_gap": found.completeness_gap,
-        "layers": [_layer_row(score, rank + 1) for rank, score in enumerate(found.scores)],
-    }
-
-
-def _layer_row(score: LayerScore, rank: int, outlier: float | None = None) -> dict[str, Any]:
-    trial = None
-    if score.trial is not None:
-        trial = {
-            "gap_after": score.gap_after,
-            "recovery": 1 - score.trial.recovery_loss,
-            "agreement": 1 - score.trial.accuracy_loss,
-            "asr": score.trial.asr,
-        }
-    weight = score.site.layer.module.weight
-    return {
-        "name": score.site.name,
-        "kind": score.site.layer.kind,
-        "shape": list(weight.shape),
-        "parameters": weight.numel(),
-        "editability": score.editability,
-        "attribution": score.attribution,
-        "completeness_gap": score.completeness_gap,
-        "out_of_span": score.out_of_span,
-        "rank": rank,
-        "editability_scale_free": score.scale_free,
-        "leverage": score.leverage,
-        "candidate": score.candidate,
-        "trial": trial,
-        "lipschitz_outlier": outlier,
-    }
-
-
-def _triage_section(subject: Subject) -> dict[str, Any]:
-    example = torch.zeros(1, *subject.preprocess.input_size, device=subject.device)
-    rows = [
-        _layer_row(LayerScore(site, is_candidate(site), None, None, None, None, None, None), rank + 1, outlier)
-        for rank, (site, outlier) in enumerate(triage(survey(subject.network, example)))
-    ]
-    if not rows:
-        raise UsageError("no convolution of eight channels to look at: give a pair, --clean a.png --poisoned b.png")
-    return {"method": "data-free-triage", "target": None, "completeness_gap": None, "layers": rows}
-
-
-def _edit_section(done: repair.Repair, mode: str) -> dict[str, Any]:
-    return {
-        "mode": mode,
-        "policy": done.policy,
-        "steps": [_step_row(step) for step in done.steps],
-        "changed_tensors": [],
-        "out": None,
-        "delta": None,
-        "precision_loss": 0.0,
-        "dry_run": False,
-        "warnings": [],
-    }
-
-
-def _step_row(step: repair.Step) -> dict[str, Any]:
-    return {
-        "layer": step.edit.layer,
-        "rank": step.edit.rank,
-        "delta_norm": step.delta_norm,
-        "relative_norm": step.relative_norm,
-        "gap_before": step.gap_before,
-        "gap_after": step.gap_after,
-        "kept": step.kept,
-        "reason": step.reason,
-    }
-
-
-def _apply_section(edits: list[Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
-    steps = [
-        {
-            "layer": edit.layer,
-            "rank": edit.rank,
-            "delta_norm": float(edit.delta().double().norm()),
-            "relative_norm": None,
-            "gap_before": None,
-            "gap_after": None,
-            "kept": True,
-            "reason": "from the delta file",
-        }
-        for edit in edits
-    ]
-    empty: dict[str, Any] = {
-        "changed_tensors": [],
-        "out": None,
-        "delta": None,
-        "precision_loss": 0.0,
-        "dry_run": False,
-        "warnings": [],
-    }
-    return {"mode": "apply", "policy": f"delta of base {str(metadata['base_sha256'])[:12]}", "steps": steps, **empty}
-
-
-def _describe(report: dict[str, Any], made: Patch, dry_run: bool) -> None:
-    section = report["edit"]
-    section["changed_tensors"] = list(made.changed)
-    section["precision_loss"] = made.precision_loss
-    section["dry_run"] = dry_run
-    if made.precision_loss > PRECISION_WARNING:
-        section["warnings"].append(
-            f"{100 * made.precision_loss:.0f} % of the edit was lost in the cast to the model's precision: "
-            "--out-dtype float32 keeps it"
-        )
-
-
-def _metadata(inputs: Inputs, options: Options, edits: list[Any]) -> dict[str, Any]:
-    """What a written file says of itself: no path, time or name of a user."""
-    subject = inputs.subject
-    return {
-        "version": VERSION,
-        "kind": "model",
-        "base_sha256": subject.checkpoint.sha256,
-        "arch": subject.arch,
-        "arch_args": subject.arch_args,
-        "num_classes": subject.num_classes,
-        "preprocess": subject.preprocess.to_dict(),
-        "layers": [edit.layer for edit in edits],
-        "ranks": [edit.rank for edit in edits],
-        "pairs_sha256": inputs.pairs.sha256 if inputs.pairs else None,
-        "seed": options.seed,
-    }
-
-
-def _file_section(written: WrittenFile) -> dict[str, Any]:
-    return {"path": str(written.path), "sha256": written.sha256, "bytes": written.bytes}

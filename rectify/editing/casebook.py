@@ -80,11 +80,10 @@ class Case:
     carried: bool
     notes: tuple[str, ...]
 
-    def material(self, *, everything: bool, varied: bool = False, without: Tensor | None = None) -> Material:
-        """What an edit is solved on: the fit rows or everything, with copies or not; never the rows ``without``."""
+    def material(self, *, everything: bool, copies: int = 0, without: Tensor | None = None) -> Material:
+        """What an edit is solved on: the fit rows or everything, and so many copies; never the rows ``without``."""
         rows = self._calibration(everything, self.fit, without)
-        if varied:
-            rows = torch.cat([rows + self.images * copy for copy in range(self.copies + 1)])
+        rows = torch.cat([rows + self.images * copy for copy in range(min(copies, self.copies) + 1)])
         reference = torch.cat((rows, self._own()))
         use = torch.isin(self.rows, reference)
         return Material(self.teacher, self.corrupted[use], self.rows[use], reference)

@@ -162,7 +162,7 @@ def dynamic(workshop: Workshop, scores: Sequence[LayerScore], rank: int | None) 
     notes = []
     if suspects is not None:
         notes.append(f"{len(suspects)} calibration images act like corrupted ones and were left out")
-    student, steps = workshop.run(chosen.rung, case.material(everything=True, varied=True, without=suspects))
+    student, steps = workshop.run(chosen.rung, case.material(everything=True, copies=case.copies, without=suspects))
     final = case.bench(everything=True, without=suspects).judge(student)
     if not is_whole(chosen.judgement):
         notes.append(f"the judge expects of this edit, chosen from {len(attempts)}: {tell(chosen.judgement)}")
@@ -192,7 +192,7 @@ def _climb(workshop: Workshop, rungs: Sequence[Rung]) -> tuple[_Attempt, list[_A
         whole = any(is_whole(attempt.judgement) for attempt in attempts)
         if whole and (len(rung.sites) == 1 or rung is rungs[-1]):
             continue
-        student, done = workshop.run(rung, case.material(everything=False, varied=len(rung.sites) > 1))
+        student, done = workshop.run(rung, case.material(everything=False, copies=int(len(rung.sites) > 1)))
         judgement = bench.judge(student)
         attempts.append(_Attempt(rung, student, judgement))
         steps += [replace(step, kept=False, reason=f"{rung.name}: {tell(judgement)}") for step in done]

@@ -68,7 +68,7 @@ def test_solving_and_judging_are_kept_apart_where_there_are_enough_images(images
 @pytest.mark.parametrize("varied", [False, True])
 def test_what_is_solved_on_is_not_what_judges(varied: bool) -> None:
     _, case = opened(2, 50)
-    material, bench = case.material(everything=False, varied=varied), case.bench()
+    material, bench = case.material(everything=False, copies=case.copies * varied), case.bench()
     assert material.teacher is case.teacher
     own = {len(case.teacher.clean) - 2, len(case.teacher.clean) - 1}
     judged = {row_of(case.teacher.clean, image)[0] for image in bench.clean}
@@ -104,7 +104,7 @@ def test_rows_that_are_left_out_are_nowhere() -> None:
     without = torch.cat((case.fit[:3], case.judge[:2]))
     gone = set(without.tolist())
     for everything in (False, True):
-        material = case.material(everything=everything, varied=True, without=without)
+        material = case.material(everything=everything, copies=case.copies, without=without)
         limit = case.images * (case.copies + 1)
         assert not gone & {row % case.images for row in material.reference.tolist() if row < limit}
         assert not gone & {row % case.images for row in material.rows.tolist() if row < limit}
@@ -131,7 +131,7 @@ def test_a_fault_that_does_not_carry_over_rests_on_the_pairs_alone(monkeypatch: 
     _, case = opened.__wrapped__(2, 50)
     assert not case.carried and case.guesses == {"nothing": 0.0}
     assert any("does not carry over" in note and "nothing" in note for note in case.notes)
-    for found in (case.material(everything=True, varied=True), case.bench()):
+    for found in (case.material(everything=True, copies=case.copies), case.bench()):
         assert torch.equal(found.corrupted, stamp(pictures(2, 1)))
     assert_twins(case, case.bench().corrupted, case.bench().rows, case.bench().clean)
 
