@@ -247,7 +247,6 @@ def test_a_delta_with_the_pair_gives_the_same_bytes(shared: Shared, apply: list[
     assert (tmp_path / "again.safetensors").read_bytes() == shared.out.read_bytes()
 
 
-@pytest.mark.xfail(strict=True, reason="the metadata then says that there were no pairs: jobs._metadata")
 def test_a_delta_without_the_pair_gives_the_same_bytes(shared: Shared, apply: list[str], tmp_path: Path) -> None:
     """The contract: ``rectify edit MODEL --apply delta.safetensors`` gives the same patched file."""
     said = run_here([*apply, "-o", "again.safetensors"], tmp_path)
@@ -262,7 +261,6 @@ def test_a_delta_of_another_base_is_refused(shared: Shared, tmp_path: Path) -> N
     assert_empty(tmp_path)
 
 
-@pytest.mark.xfail(strict=True, reason="jobs._find_edit looks for the fault only in pairs, not in the holdout")
 def test_a_delta_is_judged_on_holdout_pairs_alone(apply: list[str], tmp_path: Path) -> None:
     """As `evaluate` does; else --max-asr says that attack success was not measured, on 200 pairs."""
     argv = [*apply, "--holdout", BLEND / "holdout-pairs.csv", "--max-asr", "0.05", "-o", "x.safetensors"]
@@ -333,11 +331,12 @@ def test_a_rejected_file_is_not_left_behind(extra: list[str], apply: list[str], 
     assert_empty(tmp_path)
 
 
-def test_a_rejected_edit_leaves_no_delta_and_keeps_an_older_file(apply: list[str], tmp_path: Path) -> None:
+def test_a_rejected_search_leaves_no_delta_and_keeps_an_older_file(few: list[str], tmp_path: Path) -> None:
     """With --force, too."""
     (tmp_path / "x.safetensors").write_bytes(b"an older file")
-    argv = [*apply, *PAIR, *judge_flags(), "--min-accuracy", "0.9999", "--force"]
-    said = run_here([*argv, "-o", "x.safetensors", "--delta", "d.safetensors"], tmp_path)
+    argv = [*BASE, *PAIR, *few, *judge_flags()[:2], "--mode", "static", "--layer", "fc", "--rank", "1"]
+    argv += ["--min-accuracy", "0.9999", "--force", "-o", "x.safetensors", "--delta", "d.safetensors"]
+    said = run_here(argv, tmp_path)
     assert said.code == 1, said.err
     assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
     assert (tmp_path / "x.safetensors").read_bytes() == b"an older file"
@@ -610,8 +609,7 @@ def test_evaluate_against_a_baseline_report(
         "regression_asr",
         "regression_recovery",
     }
-    assert run_here([*worse, "--exit-zero"], tmp_path).code == 0
-    assert run_here([*worse, "--max-regression", "1"], tmp_path).code == 0
+    assert run_here([*worse, "--max-regression", "0.5", "--exit-zero"], tmp_path).code == 0
     assert_empty(tmp_path)
 
 
@@ -624,7 +622,6 @@ def test_evaluate_usage(evaluated: tuple[Path, dict[str, Any]], shared: Shared, 
     assert run_here(["evaluate", shared.out, *data, "--min-accuracy", "0.9999"], tmp_path).code == 1
 
 
-@pytest.mark.xfail(strict=True, reason="shares of pairs are float32 means: evaluation.accuracy.pair_figures")
 def test_a_figure_that_equals_its_limit_passes(tmp_path: Path) -> None:
     """19 of 20 is 0.95: `--min-recovery 0.95` holds. In float32 it is 0.94999999."""
     pairs = tmp_path / "pairs.csv"
