@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from rectify.editing import rectify as repair
 from rectify.editing.candidate import EditFiles
+from rectify.editing.cascade import LayerEdit
 from rectify.editing.casebook import Case, open_case, variations
 from rectify.editing.fault import Fault, check_against_chance, diagnose
 from rectify.editing.localize import Localization, is_candidate, localize
@@ -211,8 +212,11 @@ def run_edit(
         check_target(path, force=force, never=protected)
     notes: list[str] = []
     try:
-        fault, edits, section = _find_edit(inputs, options, report, mode, layer, rank, apply, notes, progress)
-        report["edit"] = section
+        made_before: dict[str, Any] = {}
+        if apply is not None:
+            fault, edits, made_before = _read_edit(inputs, options, report, apply)
+        else:
+            fault, edits = _find_edit(inputs, options, report, mode, layer, rank, notes, progress)
         before = _measure(inputs.subject.network, inputs, options, fault.target if fault else None)
         _check_chance(before, inputs)
         report["metrics"]["before"] = before.to_dict()
@@ -221,7 +225,7 @@ def run_edit(
     dtype = torch.float32 if out_dtype == "float32" else None
     made = patch(inputs.subject.checkpoint.state, edits, dtype)
     describe(report, made, dry_run)
-    metadata = metadata_of(inputs.subject, inputs.pairs, options.seed, edits)
+    metadata = made_before or metadata_of(inputs.subject, inputs.pairs, options.seed, edits)
     files = EditFiles(out, delta, force, protected, dry_run)
     with files.candidate(made, metadata, inputs.subject) as (candidate, written):
         _judge_written(candidate, inputs, options, report, fault)
@@ -235,6 +239,19 @@ def run_edit(
     return report
 
 
+def _read_edit(
+    inputs: Inputs, options: Options, report: dict[str, Any], delta: Path
+) -> tuple[Fault | None, list[LayerEdit], dict[str, Any]]:
+    """The edit of a delta file, and the metadata of the model that it makes: the same as when it was found."""
+    checkpoint = inputs.subject.checkpoint
+    edits, metadata = read_delta(delta, checkpoint.state, checkpoint.sha256)
+    fault = _fault_of(inputs, options) if inputs.pairs or inputs.holdout else None
+    if inputs.pairs and fault:
+        report["pairs"] = pairs_section(inputs.pairs, fault)
+    report["edit"] = apply_section(edits, metadata)
+    return fault, edits, {**metadata, "kind": "model"}
+
+
 def _find_edit(
     inputs: Inputs,
     options: Options,
@@ -242,17 +259,10 @@ def _find_edit(
     mode: str,
     layer: str,
     rank: str,
-    apply: Path | None,
     notes: list[str],
     progress: Progress,
-) -> tuple[Fault | None, list[Any], dict[str, Any]]:
-    """The edits to make, found or read from a delta file, and the report's section on them."""
-    if apply is not None:
-        edits, metadata = read_delta(apply, inputs.subject.checkpoint.state, inputs.subject.checkpoint.sha256)
-        fault = _fault_of(inputs, options) if inputs.pairs else None
-        if inputs.pairs and fault:
-            report["pairs"] = pairs_section(inputs.pairs, fault)
-        return fault, edits, apply_section(edits, metadata)
+) -> tuple[Fault | None, list[LayerEdit]]:
+    """Find the edit, and report on the way to it."""
     if inputs.pairs is None:
         raise UsageError("edit needs a pair: --clean a.png --poisoned b.png")
     scene = _open_scene(inputs, options)
@@ -275,7 +285,8 @@ def _find_edit(
         done = repair.dynamic(shop, found.scores, number)
     progress.stop()
     notes += done.notes
-    return scene.fault, [compact(edit) for edit in done.edits], edit_section(done, mode)
+    report["edit"] = edit_section(done, mode)
+    return scene.fault, [compact(edit) for edit in done.edits]
 
 
 def _site_named(sites: list[Site], name: str) -> Site:
@@ -304,7 +315,7 @@ def _judge_written(
         x = inputs.calibration.stack(MOST_CALIBRATION, options.seed)
         args = (x, options.batch_size, inputs.subject.device)
         agree = softmax(network, *args).argmax(1) == softmax(inputs.subject.network, *args).argmax(1)
-        report["metrics"]["after"]["agreement"] = float(agree.float().mean())
+        report["metrics"]["after"]["agreement"] = float(agree.double().mean())
 
 
 # ----------------------------------------------------------------------------------------------------- evaluate

@@ -79,7 +79,8 @@ def sweep(
 
     def keep(name: str) -> Callable[..., Tensor]:
         def hook(_: nn.Module, __: Any, value: Tensor) -> Tensor:
-            outputs[name] = value
+            if value.requires_grad:  # else the layer never sees the image
+                outputs[name] = value
             return value.clone()  # an in-place operation behind the layer must not change what was kept
 
         return hook

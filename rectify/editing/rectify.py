@@ -192,7 +192,9 @@ def _climb(workshop: Workshop, rungs: Sequence[Rung]) -> tuple[_Attempt, list[_A
         whole = any(is_whole(attempt.judgement) for attempt in attempts)
         if whole and (len(rung.sites) == 1 or rung is rungs[-1]):
             continue
-        student, done = workshop.run(rung, case.material(everything=False, copies=int(len(rung.sites) > 1)))
+        student, done = workshop.run(
+            rung, case.material(everything=False, copies=case.copies if len(rung.sites) > 1 else 0)
+        )
         judgement = bench.judge(student)
         attempts.append(_Attempt(rung, student, judgement))
         steps += [replace(step, kept=False, reason=f"{rung.name}: {tell(judgement)}") for step in done]

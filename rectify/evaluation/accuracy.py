@@ -78,14 +78,14 @@ def pair_figures(clean: Tensor, corrupted: Tensor, labels: Tensor, target: int |
         The class that the fault drives to; None for a fault without one: no asr, and recovery over all pairs.
     """
     rows = labels.unsqueeze(1)
-    gap = float((clean.gather(1, rows) - corrupted.gather(1, rows)).mean())
+    gap = float((clean.gather(1, rows) - corrupted.gather(1, rows)).double().mean())
     others = torch.ones_like(labels, dtype=torch.bool) if target is None else labels != target
     if not bool(others.any()):
         return Figures(gap=gap)
     guess = corrupted.argmax(1)[others]
-    recovery = float((guess == labels[others]).float().mean())
+    recovery = float((guess == labels[others]).double().mean())
     if target is None:
         return Figures(recovery=recovery, gap=gap)
-    asr = float((guess == target).float().mean())
-    base = float((clean.argmax(1)[others] == target).float().mean())
+    asr = float((guess == target).double().mean())
+    base = float((clean.argmax(1)[others] == target).double().mean())
     return Figures(asr=asr, recovery=recovery, gap=gap, base_rate=base)

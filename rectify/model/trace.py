@@ -122,8 +122,13 @@ class _CountAdditions(TorchDispatchMode):
 
 
 def _is_addition(func: Any, args: Sequence[Any]) -> bool:
-    """Counted whatever the shapes: for a batch of one image a position embedding has the shape of the tokens."""
-    return func in _ADDS and len(args) > 1 and isinstance(args[0], Tensor) and isinstance(args[1], Tensor)
+    """A sum of two tensors that agree in all but the batch dimension.
+
+    A position embedding counts for one image and for many; a bias that torch adds in a step of its own never does.
+    """
+    if func not in _ADDS or len(args) < 2 or not isinstance(args[0], Tensor) or not isinstance(args[1], Tensor):
+        return False
+    return args[0].dim() == args[1].dim() > 1 and args[0].shape[1:] == args[1].shape[1:]
 
 
 @contextmanager
@@ -255,13 +260,13 @@ class _Survey(TorchDispatchMode):
         return result
 
     def _carry(self, func: Any, args: Any, kwargs: Any, result: Tensor) -> list[_Companions]:
-        if _is_addition(func, args):
-            number, self.additions = self.additions, self.additions + 1
-            both = id(args[0]) in self.dominators and id(args[1]) in self.dominators
+        if func in _ADDS and len(args) > 1 and isinstance(args[0], Tensor) and isinstance(args[1], Tensor):
+            counted = _is_addition(func, args)
+            number, self.additions = self.additions, self.additions + counted
             if kwargs.get("alpha", 1) != 1:
                 return []
-            if both:
-                return self._sum(args, number)
+            if id(args[0]) in self.dominators and id(args[1]) in self.dominators:
+                return self._sum(args, number) if counted else []
         mine = self.companions.get(id(args[0]), []) if args and isinstance(args[0], Tensor) else []
         if func in _REARRANGE and mine:
             return [
@@ -327,7 +332,7 @@ def survey(network: nn.Module, example: Tensor) -> list[Site]:
     def hook_for(layer: Layer) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             calls[layer.name] = calls.get(layer.name, 0) + 1
-            if not args or not isinstance(args[0], Tensor) or not isinstance(output, Tensor):
+            if not args or id(args[0]) not in mode.dominators or not isinstance(output, Tensor):
                 sound[layer.name] = False
                 return
             depth = mode.depth.get(id(args[0]), 0) + 1

@@ -292,7 +292,6 @@ def test_a_layer_called_by_keyword_does_not_crash_the_survey() -> None:
     assert "conv" in sites_of(randomised(Keyword()))
 
 
-@pytest.mark.xfail(strict=True, reason="such a layer is a site, and a sweep over it raises")
 def test_a_layer_that_never_sees_the_image_is_left_out() -> None:
     sites = sites_of(randomised(Fixed()))
     assert list(sites) == ["conv", "head"] and sites["conv"].is_cut
