@@ -35,7 +35,6 @@ from .conftest import (
     model_flags,
     pair_flags,
     run_here,
-    run_process,
     sha256,
 )
 
@@ -286,12 +285,12 @@ def test_low_precision_is_kept_and_what_it_costs_is_said(dtype: torch.dtype, few
     base = tmp_path / "low.safetensors"
     safetensors.torch.save_file(cast, base)
     common = ["edit", base, *model_flags(), *judge_flags(), "--format", "json"]
-    search = [*PAIR, *few, "--mode", "static", "--layer", "layer2.0.conv2", "--seed", "1"]
+    search = [*PAIR, *few, "--mode", "static", "--layer", "fc", "--seed", "1"]
     said = run_here([*common, *search, "-o", "out.safetensors", "--delta", "delta.safetensors"], tmp_path)
     assert said.code == 0, said.err
     report, written = said.report, tmp_path / "out.safetensors"
-    assert changed_by_hand(base, written) == set(report["edit"]["changed_tensors"]) == {"layer2.0.conv2.weight"}
-    assert safetensors.torch.load_file(written)["layer2.0.conv2.weight"].dtype == dtype
+    assert changed_by_hand(base, written) == set(report["edit"]["changed_tensors"]) == {"fc.weight"}
+    assert safetensors.torch.load_file(written)["fc.weight"].dtype == dtype
     assert_figures_are_of(written, report)
     lost = report["edit"]["precision_loss"]
     assert lost > 1e-5
@@ -301,8 +300,8 @@ def test_low_precision_is_kept_and_what_it_costs_is_said(dtype: torch.dtype, few
     wide = run_here([*again, "--out-dtype", "float32"], tmp_path)
     assert wide.code == 0, wide.err
     now = safetensors.torch.load_file(tmp_path / "wide.safetensors")
-    assert {name for name in now if now[name].dtype != cast[name].dtype} == {"layer2.0.conv2.weight"}
-    assert now["layer2.0.conv2.weight"].dtype == torch.float32
+    assert {name for name in now if now[name].dtype != cast[name].dtype} == {"fc.weight"}
+    assert now["fc.weight"].dtype == torch.float32
     assert 0 <= wide.report["edit"]["precision_loss"] < lost / 100
     assert_figures_are_of(tmp_path / "wide.safetensors", wide.report)
 
@@ -500,7 +499,7 @@ def assert_ranked(layers: list[dict[str, Any]]) -> None:
 def test_localize_with_only_the_settings_beside_it(project: Path) -> None:
     with open(project / "rectify.yaml", "a") as file:
         file.write("clean: a.png\npoisoned: b.png\n")
-    said = run_process(["localize", "model.safetensors", "--format", "json"], project)
+    said = run_here(["localize", "model.safetensors", "--format", "json"], project)
     assert said.code == 0, said.err
     report = said.report
     jsonschema.Draft202012Validator(schema.load()).validate(report)
