@@ -89,8 +89,10 @@ class Case:
         return Material(self.teacher, self.corrupted[use], self.rows[use], reference)
 
     def bench(self, *, everything: bool = False, without: Tensor | None = None) -> Bench:
-        """What an edit is judged on: the judge rows or everything, with the pairs' own images."""
-        seen = torch.cat((self._calibration(everything, self.judge, without), self._own()))
+        """What an edit is judged on: the judge rows or everything, with their copies, and the pairs' own images."""
+        rows = self._calibration(everything, self.judge, without)
+        rows = torch.cat([rows + self.images * copy for copy in range(self.copies + 1)])
+        seen = torch.cat((rows, self._own()))
         use = torch.isin(self.rows, seen)
         place = torch.full((len(self.teacher.clean),), -1, device=self.rows.device)
         place[seen] = torch.arange(len(seen), device=place.device)

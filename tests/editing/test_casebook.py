@@ -72,7 +72,8 @@ def test_what_is_solved_on_is_not_what_judges(varied: bool) -> None:
     assert material.teacher is case.teacher
     own = {len(case.teacher.clean) - 2, len(case.teacher.clean) - 1}
     judged = {row_of(case.teacher.clean, image)[0] for image in bench.clean}
-    assert judged == set(case.judge.tolist()) | own
+    limit = case.images * (case.copies + 1)
+    assert {row % case.images for row in judged if row < limit} == set(case.judge.tolist()) and own <= judged
     originals = {row % case.images for row in material.reference.tolist() if row < case.images * (case.copies + 1)}
     assert originals == set(case.fit.tolist())
     assert set(material.rows.tolist()) <= set(material.reference.tolist()) and own <= set(material.reference.tolist())
@@ -117,7 +118,7 @@ def test_rows_that_are_left_out_are_nowhere() -> None:
 def test_the_untouched_network_is_judged_to_keep_all_and_to_repair_nothing() -> None:
     network, case = opened(1, 50)
     found = case.bench().judge(network)
-    assert found.accuracy_loss == 0 and found.asr == 1 and found.recovery_loss > 0.9
+    assert found.accuracy_loss == 0 and (found.asr or 0) > 0.9 and found.recovery_loss > 0.9
 
 
 @pytest.fixture(autouse=True)
