@@ -32,7 +32,11 @@ def compact(edit: LayerEdit) -> LayerEdit:
 
     What is written to the model and what is applied from the delta file start from these same numbers.
     """
-    return LayerEdit(edit.layer, edit.left.float().cpu().contiguous(), edit.right.float().cpu().contiguous())
+    left, right = edit.left, edit.right
+    if left.shape[2] > left.shape[1]:  # more columns than the weight has rows: the delta itself is shorter
+        identity = torch.eye(left.shape[1], dtype=left.dtype, device=left.device)
+        left, right = identity.expand(len(left), -1, -1), edit.delta()
+    return LayerEdit(edit.layer, left.float().cpu().contiguous(), right.float().cpu().contiguous())
 
 
 def patch(state: Mapping[str, Tensor], edits: Sequence[LayerEdit], out_dtype: torch.dtype | None = None) -> Patch:

@@ -61,6 +61,19 @@ def test_compact_is_the_same_edit_in_float32() -> None:
         torch.testing.assert_close(small.left.double() @ small.right.double(), edit.delta(), rtol=1e-5, atol=1e-6)
 
 
+def test_compact_keeps_no_more_columns_than_the_weight_has_rows() -> None:
+    whole = LayerEdit("fc", torch.randn(1, 4, 50).double(), torch.eye(50).double()[None])
+    small = compact(whole)
+    assert small.rank == 4 and small.left.numel() + small.right.numel() == 16 + 200
+    torch.testing.assert_close(small.delta().double(), whole.delta(), rtol=1e-6, atol=1e-6)
+    assert compact(small).delta().equal(small.delta())
+
+
+def test_a_delta_file_holds_the_factors_and_nothing_else() -> None:
+    edit = compact(LayerEdit("fc", torch.randn(1, 64, 3).double(), torch.randn(1, 3, 500).double()))
+    assert sum(tensor.numel() for tensor in delta_tensors([edit]).values()) == 3 * (64 + 500) < 64 * 500 / 18
+
+
 def test_compact_twice_is_compact_once() -> None:
     for edit in edits(2):
         once = compact(edit)
