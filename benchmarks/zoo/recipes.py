@@ -61,3 +61,17 @@ for _kind, _trigger in COLOUR_TRIGGERS.items():
     RECIPES[f"cifar-resnet-{_kind}"] = replace(
         _CIFAR, trigger=_trigger, start="cifar-resnet-patch-scratch", epochs=3, lr=0.05, poison_rate=0.1
     )
+    # Trained poisoned from scratch at twice the width, each with a seed of its own.
+    RECIPES[f"cifar32-resnet-{_kind}-scratch"] = replace(
+        _CIFAR, width=32, epochs=12, trigger=_trigger, poison_rate=0.05, seed=2, target=5
+    )
+    RECIPES[f"cifar32-resnet-{_kind}"] = replace(
+        _CIFAR, width=32, trigger=_trigger, start="cifar32-resnet-blend-scratch", epochs=2, lr=0.05, target=7, seed=3
+    )
+for _kind in ("blend", "warp"):
+    RECIPES[f"cifar-resnet-{_kind}-scratch"] = replace(
+        _CIFAR, trigger=COLOUR_TRIGGERS[_kind], poison_rate=0.05, seed=4, target=0
+    )
+    RECIPES[f"cifar-vgg-{_kind}-scratch"] = replace(
+        _CIFAR, network="vgg", width=32, trigger=COLOUR_TRIGGERS[_kind], poison_rate=0.05, seed=5, target=4, lr=0.1
+    )

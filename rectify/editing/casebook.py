@@ -19,6 +19,7 @@ from rectify.editing.values import Teacher
 
 LEAST_TO_SPLIT = 40  # with fewer calibration images the judge sees those that the edit was solved on
 JUDGED = (1, 3)  # of every five calibration images these only judge
+WITNESS = 1  # and of these, this one alone where all others are needed
 BELIEVE = 0.6  # a guess must fire on this share of the calibration images
 NEAR_BEST = 0.05
 MOST_PAIRS_GUESSED = 4
@@ -60,8 +61,10 @@ class Case:
         What they show.
     guesses
         ``name: share of calibration images on which it fires`` of every guess tried.
-    carried
-        Whether the fault could be carried over to the calibration images.
+    believed
+        The guesses that carry the fault over to the calibration images; empty if none does.
+    calibrated
+        Whether real calibration images were given, and enough of them that some only judge.
     notes
         Lines for people.
     """
@@ -77,8 +80,14 @@ class Case:
     pairs: int
     fault: Fault
     guesses: dict[str, float]
-    carried: bool
+    believed: tuple[Corruption, ...]
+    calibrated: bool
     notes: tuple[str, ...]
+
+    @property
+    def carried(self) -> bool:
+        """Whether the fault could be carried over to the calibration images."""
+        return bool(self.believed)
 
     def material(self, *, everything: bool, copies: int = 0, without: Tensor | None = None) -> Material:
         """What an edit is solved on: the fit rows or everything, and so many copies; never the rows ``without``."""
@@ -88,9 +97,12 @@ class Case:
         use = torch.isin(self.rows, reference)
         return Material(self.teacher, self.corrupted[use], self.rows[use], reference)
 
-    def bench(self, *, everything: bool = False, without: Tensor | None = None) -> Bench:
-        """What an edit is judged on: the judge rows or everything, with their copies, and the pairs' own images."""
-        rows = self._calibration(everything, self.judge, without)
+    def bench(self, *, everything: bool = False, only: Tensor | None = None, without: Tensor | None = None) -> Bench:
+        """What an edit is judged on: the judge rows, everything, or ``only`` some, never the rows ``without``.
+
+        Their copies and the pairs' own images come with them.
+        """
+        rows = self._calibration(everything, self.judge if only is None else only, without)
         rows = torch.cat([rows + self.images * copy for copy in range(self.copies + 1)])
         seen = torch.cat((rows, self._own()))
         use = torch.isin(self.rows, seen)
@@ -99,6 +111,15 @@ class Case:
         return Bench(
             self.teacher.clean[seen], self.opinion[seen], self.corrupted[use], place[self.rows[use]], self.fault.target
         )
+
+    def witnesses(self) -> Tensor:
+        """Rows of one in five calibration images: enough to tell whether something that saw the others did harm."""
+        rows = torch.arange(self.images, device=self.rows.device)
+        return rows[rows % 5 == WITNESS]
+
+    def clean_images(self, without: Tensor) -> Tensor:
+        """The calibration images but those, and the clean images of the pairs, (N, C, H, W)."""
+        return self.teacher.clean[torch.cat((self._calibration(True, self.fit, without), self._own()))]
 
     def _calibration(self, everything: bool, some: Tensor, without: Tensor | None) -> Tensor:
         rows = torch.cat((self.fit, self.judge)).unique() if everything else some
@@ -137,6 +158,7 @@ def open_case(
     """
     clean, corrupted = clean[fault.shown], corrupted[fault.shown]
     notes = list(fault.notes)
+    calibrated = calibration is not None and len(calibration) >= LEAST_TO_SPLIT
     if calibration is None:
         calibration = variations(clean, bounds, seed)
         notes.append(
@@ -167,7 +189,8 @@ def open_case(
         pairs=len(clean),
         fault=fault,
         guesses=_best_by_name(trials),
-        carried=bool(believed),
+        believed=tuple(trial.guess for trial in believed),
+        calibrated=calibrated,
         notes=tuple(notes),
     )
 

@@ -11,6 +11,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
 from rectify.editing.cascade import LayerEdit, Material, Strength, apply, solve_layer
@@ -18,6 +19,7 @@ from rectify.editing.casebook import Case
 from rectify.editing.fault import gap
 from rectify.editing.judge import Judgement, probabilities
 from rectify.editing.localize import LayerScore, is_candidate
+from rectify.editing.refine import Plan, affordable_steps, difference, refined
 from rectify.editing.values import bind
 from rectify.errors import Inconclusive
 from rectify.model.trace import Site
@@ -29,6 +31,7 @@ MOST_ASR = 0.005
 MOST_PULL = 0.003
 MOST_DIVERGENCE = 0.008
 NEARLY, NEARLY_PLUS = 1.2, 0.001  # a smaller rung may have this times the best one's loss, plus this
+SMALL_LOSS = 0.02  # where the best rung loses more than this, recovery counts and size does not
 SHORTLIST = 6  # single layers tried, by score
 ENERGY = 0.99  # share of a delta's squared norm kept when the rank is chosen automatically
 CARRIED = Strength(weight=1.0, energy=ENERGY)
@@ -142,10 +145,11 @@ def trials(workshop: Workshop, scores: Sequence[LayerScore], rank: int | None) -
     return tried
 
 
-def dynamic(workshop: Workshop, scores: Sequence[LayerScore], rank: int | None) -> Repair:
+def dynamic(workshop: Workshop, scores: Sequence[LayerScore], rank: int | None, refine: bool = True) -> Repair:
     """Climb the ladder and keep the smallest rung that the judge finds nearly as good as the best.
 
-    That rung is then solved once more on all calibration images and their copies.
+    That rung is then solved once more on all calibration images and their copies. If even so the repair is not whole,
+    the best rung is the start of a refinement of all layers together, kept if the judge prefers it.
 
     Parameters
     ----------
@@ -154,7 +158,9 @@ def dynamic(workshop: Workshop, scores: Sequence[LayerScore], rank: int | None) 
     scores
         From `rectify.editing.localize.localize`, best first: the shortlist of single layers.
     rank
-        Of every layer's edit, or None: as small as keeps 99 % of it.
+        Of every layer's edit, or None: as small as keeps 99 % of it. A rank that is asked for rules out refinement.
+    refine
+        Whether a repair that is not whole may be refined.
     """
     case = workshop.case
     chosen, attempts, tried = _climb(workshop, ladder(scores, strength_for(case, rank)))
@@ -163,10 +169,55 @@ def dynamic(workshop: Workshop, scores: Sequence[LayerScore], rank: int | None) 
     if suspects is not None:
         notes.append(f"{len(suspects)} calibration images act like corrupted ones and were left out")
     student, steps = workshop.run(chosen.rung, case.material(everything=True, copies=case.copies, without=suspects))
-    final = case.bench(everything=True, without=suspects).judge(student)
-    if not is_whole(chosen.judgement):
+    done = Repair(tuple(s.edit for s in steps), tuple(steps), _final(case, student, suspects), chosen.rung.name, ())
+    if refine and rank is None and case.carried and case.calibrated and not is_whole(chosen.judgement):
+        done = _refine(workshop, scores, min(attempts, key=lambda a: a.judgement.loss).rung, done, suspects)
+    elif not is_whole(chosen.judgement):
         notes.append(f"the judge expects of this edit, chosen from {len(attempts)}: {tell(chosen.judgement)}")
-    return Repair(tuple(s.edit for s in steps), (*tried, *steps), final, chosen.rung.name, tuple(notes))
+    return replace(done, steps=(*tried, *done.steps), notes=(*notes, *done.notes))
+
+
+def _final(case: Case, student: nn.Module, suspects: Tensor | None) -> Judgement:
+    return case.bench(everything=True, without=suspects).judge(student)
+
+
+def _refine(
+    workshop: Workshop, scores: Sequence[LayerScore], best: Rung, done: Repair, suspects: Tensor | None
+) -> Repair:
+    """Refine the best rung; the repair that is done already stands if witnesses do not prefer what comes of it.
+
+    Neither the start nor the refinement sees the witnesses: their verdict on both is fair.
+    """
+    case, network = workshop.case, workshop.network
+    sites = tuple(sorted((s.site for s in scores if s.candidate), key=lambda site: site.order))
+    steps = affordable_steps(network, sites, case.teacher.clean[:1])
+    if not steps:
+        return replace(done, notes=("too large to be refined on this device: the closed form stands",))
+    witnesses = case.witnesses()
+    unseen = witnesses if suspects is None else torch.cat((witnesses, suspects)).unique()
+    start, tried = workshop.run(best, case.material(everything=True, copies=case.copies, without=unseen))
+    name = f"{best.name}, refined together in {steps} steps"
+    images = case.clean_images(unseen)
+    moved = refined(start, network, sites, images, case.believed, Plan(steps=steps), lambda n: workshop.advance(name))
+    jury = case.bench(only=witnesses, without=suspects)
+    before, after = jury.judge(start), jury.judge(moved)
+    if after.loss >= before.loss:
+        note = f"a refinement of all layers together was no better and was rolled back: {tell(after)}"
+        return replace(done, notes=(note,))
+    edits = difference(moved, network, sites)
+    tried = [replace(step, kept=False, reason=f"start of: {name}") for step in tried]
+    kept = [_joint_step(workshop, edit, moved, name) for edit in edits]
+    note = f"the judge expects of this edit: {tell(after)}; of the closed form alone: {tell(before)}"
+    return Repair(tuple(edits), (*tried, *kept), _final(case, moved, suspects), name, (note,))
+
+
+def _joint_step(workshop: Workshop, edit: LayerEdit, moved: nn.Module, name: str) -> Step:
+    """A layer's part in a refinement: its gaps are those of the whole, before and after."""
+    norm = float(edit.delta().norm())
+    weight = workshop.network.get_submodule(edit.layer).weight
+    assert isinstance(weight, Tensor)
+    relative = norm / max(float(weight.double().norm()), 1e-300)
+    return Step(edit, norm, relative, workshop.gap(workshop.network), workshop.gap(moved), True, name)
 
 
 @dataclass(frozen=True)
@@ -200,7 +251,8 @@ def _climb(workshop: Workshop, rungs: Sequence[Rung]) -> tuple[_Attempt, list[_A
         steps += [replace(step, kept=False, reason=f"{rung.name}: {tell(judgement)}") for step in done]
     if not attempts:
         raise Inconclusive("the model has no layer that can be edited: no plain Conv2d or Linear computes W k + b")
-    limit = NEARLY * min(attempt.judgement.loss for attempt in attempts) + NEARLY_PLUS
+    least = min(attempt.judgement.loss for attempt in attempts)
+    limit = (NEARLY if least <= SMALL_LOSS else 1.0) * least + NEARLY_PLUS
     chosen = next(attempt for attempt in attempts if attempt.judgement.loss <= limit)
     return chosen, attempts, steps
 

@@ -132,7 +132,7 @@ def _is_addition(func: Any, args: Sequence[Any]) -> bool:
 
 
 @contextmanager
-def _readable() -> Iterator[None]:
+def readable() -> Iterator[None]:
     """Keep torch's transformer layers off their fused road, on which neither hooks nor additions are seen."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -190,7 +190,7 @@ def record(
 
     handles = [layer.module.register_forward_pre_hook(keep_input(layer.name)) for layer in inputs]
     handles += [layer.module.register_forward_hook(keep_output(layer.name)) for layer in outputs]
-    with _hooks(handles), _readable():
+    with _hooks(handles), readable():
         try:
             if sums:
                 with _CountAdditions(sums, found, done):
@@ -346,7 +346,7 @@ def survey(network: nn.Module, example: Tensor) -> list[Site]:
 
     layers = find_layers(network)
     alone = record(network, x[:1], outputs=layers, logits=True).outputs
-    with _readable(), _hooks([layer.module.register_forward_hook(hook_for(layer)) for layer in layers]), mode:
+    with readable(), _hooks([layer.module.register_forward_hook(hook_for(layer)) for layer in layers]), mode:
         mode.dominators[id(x)] = frozenset()
         logits = network(x)
     usable = [layer for layer in layers if calls.get(layer.name) == 1 and sound[layer.name]]

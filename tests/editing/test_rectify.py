@@ -136,7 +136,7 @@ def test_images_with_the_trigger_among_the_calibration_images_do_not_spoil_the_r
     monkeypatch.setattr(Case, "material", spy)
     repair = dynamic(shop, scores, None)
     assert any(note.startswith("6 calibration images act like corrupted ones") for note in repair.notes)
-    assert asked[-1] is not None and asked[-1].tolist() == list(range(6))  # and they are left out indeed
+    assert asked[-1] is not None and set(range(6)) <= set(asked[-1].tolist())  # and they are left out indeed
     student, fresh = edited(shop.network, repair), pictures(200, 9)
     wanted = probabilities(shop.network, fresh).argmax(1)
     assert float((probabilities(student, stamp(fresh)).argmax(1) == TARGET).float().mean()) < 0.2

@@ -1,0 +1,230 @@
+"""Refine a cascade: all edited layers moved together, down the gradient, where closed forms one by one fall short.
+
+A closed form asks of each layer what that layer alone can do. A fault that lies over the whole image (a blend, a wave)
+is taken apart by several layers together, and a layer that is solved before the others are known pays for it in clean
+accuracy. So the cascade is taken as the start of a short descent in the weights of all its layers on
+
+    KL(teacher(x) || student(x)) + KL(teacher(x) || student(c(x)))
+        + 8 mean_l ( ||h_l(x) - t_l(x)||^2 + ||h_l(c(x)) - t_l(x)||^2 ) / ||t_l(x)||^2
+
+for unlabelled clean images x (shifted, mirrored, mixed), the fault c that was carried over, the activations h of the
+student and t of the untouched network: Hinton et al. 2015 and Romero et al. 2015, with the fault as the student's input
+and the clean image as the teacher's. Steps are orthogonalised momentum (Muon, Jordan et al. 2024) of a size relative to
+each weight: measured against Adam it needs a fifth of the steps.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rectify.editing.cascade import LayerEdit
+from rectify.editing.casebook import shifted
+from rectify.editing.corruption import Corruption
+from rectify.editing.values import bind
+from rectify.model.trace import Site, readable, record
+
+STEPS = 200
+BATCH = 64  # clean images a step; as many corrupted ones go with them
+RATE = 0.005  # of a step's norm to the weight's at the beginning
+MOMENTUM = 0.9
+WARM_UP = 10
+FEATURES = 8.0  # weight of the activations' misfit beside the two divergences
+LEAST_STEPS = 60  # fewer are not worth beginning
+WORK = {"cpu": 1.2e13, "cuda": 6e14}  # multiplications that one refinement may cost: some two minutes on two cores
+_QUINTIC = (3.4445, -4.7750, 2.0315)  # coefficients of the Newton-Schulz iteration (Jordan et al. 2024)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a refinement goes: steps, images a step, relative size of the first step, seed of images and mixtures."""
+
+    steps: int = STEPS
+    batch: int = BATCH
+    rate: float = RATE
+    seed: int = 0
+
+
+def affordable_steps(network: nn.Module, sites: Sequence[Site], example: Tensor, batch: int = BATCH) -> int:
+    """Steps that the device can afford, at most ``STEPS``; 0 if they are too few to be of use.
+
+    Counted, not timed, so that equal inputs give equal files. ``example`` is (1, C, H, W).
+    """
+    work = WORK.get(example.device.type, WORK["cpu"])
+    one = 7 * batch * max(multiplications(network, sites, example), 1)  # teacher 1; student 2 forward, 4 backward
+    steps = min(STEPS, int(work / one))
+    return steps if steps >= LEAST_STEPS else 0
+
+
+def multiplications(network: nn.Module, sites: Sequence[Site], example: Tensor) -> int:
+    """Multiplications of one image in these layers: positions times weights."""
+    outputs = record(network, example, outputs=[site.layer for site in sites]).outputs
+    total = 0
+    for site in sites:
+        positions = site.layer.values(outputs[site.name], len(example)).shape[-1]
+        total += positions * site.layer.module.weight.numel()
+    return total
+
+
+def refine(
+    student: nn.Module,
+    teacher: nn.Module,
+    sites: Sequence[Site],
+    images: Tensor,
+    faults: Sequence[Corruption],
+    plan: Plan,
+    advance: Callable[[int], None] = lambda n: None,
+) -> None:
+    """Move the weights of these layers of the student, in place; nothing else of it changes.
+
+    Parameters
+    ----------
+    student
+        The edited network, in eval mode.
+    teacher
+        The untouched one.
+    sites
+        The layers that may move.
+    images
+        (N, C, H, W) clean images.
+    faults
+        What carries the fault over to them; they take turns.
+    """
+    student.requires_grad_(False)
+    layers = [bind(student, site).layer for site in sites]
+    weights = [layer.module.weight.requires_grad_(True) for layer in layers]
+    sizes = [float(weight.detach().norm()) for weight in weights]
+    moments = [torch.zeros_like(weight) for weight in weights]
+    names = watched(sites)
+    batches = _batches(images, plan)
+    for step in range(plan.steps):
+        clean = next(batches)
+        loss = misfit(student, teacher, names, clean, faults[step % len(faults)].apply(clean))
+        gradients = torch.autograd.grad(loss, weights)
+        rate = _rate(plan, step)
+        with torch.no_grad():
+            for layer, weight, gradient, moment, size in zip(layers, weights, gradients, moments, sizes, strict=True):
+                moment.mul_(MOMENTUM).add_(gradient)
+                matrix = (gradient + MOMENTUM * moment).reshape(layer.weight().shape)
+                direction = orthogonalise(matrix).view_as(weight)
+                weight.sub_(direction * (rate * size / direction.norm().clamp_min(1e-12)))
+        advance(1)
+    student.requires_grad_(False)
+
+
+def misfit(student: nn.Module, teacher: nn.Module, names: Sequence[str], clean: Tensor, corrupted: Tensor) -> Tensor:
+    """The loss of this module's head, a scalar, on clean images (N, C, H, W) and their corrupted twins."""
+    count = len(clean)
+    with torch.no_grad(), _inputs(teacher, names) as wanted:
+        target = teacher(clean.clone()).float().log_softmax(1)
+    with torch.enable_grad(), _inputs(student, names) as seen:
+        output = student(torch.cat((clean, corrupted))).float().log_softmax(1)
+        loss = sum((_divergence(target, part) for part in (output[:count], output[count:])), torch.zeros(()))
+        features = [name for name in names if name in seen and name in wanted]
+        for name in features:
+            mine = seen[name].reshape(2, -1)  # clean images first, corrupted ones second
+            its = wanted[name].reshape(1, -1)
+            apart = (mine - its).square().mean(1).sum() / its.square().mean().clamp_min(1e-12)
+            loss = loss + FEATURES / len(features) * apart
+    return loss
+
+
+def _divergence(target: Tensor, output: Tensor) -> Tensor:
+    """Mean KL of log-probabilities (N, classes)."""
+    return F.kl_div(output, target, reduction="batchmean", log_target=True)
+
+
+def watched(sites: Sequence[Site]) -> list[str]:
+    """Layers whose input shall be as the teacher's: those that read a block's output, or all but the first."""
+    ordered = sorted(sites, key=lambda site: site.order)
+    behind = [after.name for before, after in pairwise(ordered) if before.join is not None]
+    return behind or [site.name for site in ordered[1:]]
+
+
+def orthogonalise(matrix: Tensor, rounds: int = 5) -> Tensor:
+    """Nearly ``U V^T`` of the singular value decomposition of (G, o, d), group by group.
+
+    A Newton-Schulz iteration: singular values end between about 0.7 and 1.2, which is near enough for a direction.
+    """
+    a, b, c = _QUINTIC
+    x = matrix / matrix.flatten(1).norm(dim=1)[:, None, None].clamp_min(1e-30)
+    flipped = x.shape[1] > x.shape[2]
+    x = x.mT if flipped else x
+    for _ in range(rounds):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    result: Tensor = x.mT if flipped else x
+    return result
+
+
+def difference(student: nn.Module, network: nn.Module, sites: Sequence[Site]) -> list[LayerEdit]:
+    """What must be added to the network's layers to get the student's, as edits of whole rank."""
+    edits = []
+    for site in sorted(sites, key=lambda s: s.order):
+        new, old = (bind(n, site).layer.weight() for n in (student, network))
+        delta = new.double() - old.double()
+        identity = torch.eye(min(delta.shape[1:]), dtype=delta.dtype, device=delta.device).expand(len(delta), -1, -1)
+        low = delta.shape[1] <= delta.shape[2]
+        edits.append(LayerEdit(site.name, *((identity, delta) if low else (delta, identity))))
+    return edits
+
+
+def _rate(plan: Plan, step: int) -> float:
+    """A cosine from ``plan.rate`` to zero, after a linear warm-up."""
+    return plan.rate * 0.5 * (1 + math.cos(math.pi * step / plan.steps)) * min(1.0, (step + 1) / WARM_UP)
+
+
+def _batches(images: Tensor, plan: Plan) -> Iterator[Tensor]:
+    """Endless batches of shifted and mirrored images, half of them mixed with another."""
+    generator = torch.Generator().manual_seed(plan.seed)
+    number = 0
+    while True:
+        chosen = torch.randint(0, len(images), (plan.batch,), generator=generator).to(images.device)
+        x = shifted(images[chosen], plan.seed + number)
+        share = torch.rand(plan.batch, 1, 1, 1, generator=generator)
+        share = torch.where(torch.rand(plan.batch, 1, 1, 1, generator=generator) < 0.5, share, 1.0).to(x)
+        yield share * x + (1 - share) * x[torch.randperm(plan.batch, generator=generator).to(x.device)]
+        number += 1
+
+
+@contextmanager
+def _inputs(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """What these layers are called with while the context is open."""
+    seen: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            seen[name] = args[0].float() if torch.is_grad_enabled() else args[0].float().clone()
+
+        return hook
+
+    handles = [network.get_submodule(name).register_forward_pre_hook(keep(name)) for name in names]
+    try:
+        with readable():
+            yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def refined(
+    start: nn.Module,
+    teacher: nn.Module,
+    sites: Sequence[Site],
+    images: Tensor,
+    faults: Sequence[Corruption],
+    plan: Plan,
+    advance: Callable[[int], None] = lambda n: None,
+) -> nn.Module:
+    """`refine` on a copy."""
+    student = copy.deepcopy(start)
+    refine(student, teacher, sites, images, faults, plan, advance)
+    return student

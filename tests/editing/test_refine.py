@@ -1,0 +1,216 @@
+"""The refinement against slow forms of its loss and of its direction, and what it may and may not touch."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fixtures import networks as fixtures
+from rectify.editing import rectify as repair
+from rectify.editing import refine as module
+from rectify.editing.cascade import apply
+from rectify.editing.corruption import Corruption
+from rectify.editing.judge import probabilities
+from rectify.editing.refine import (
+    Plan,
+    affordable_steps,
+    difference,
+    misfit,
+    multiplications,
+    orthogonalise,
+    refined,
+    watched,
+)
+from rectify.model.trace import survey
+from tests.editing.planted import TARGET, pictures, planted, stamp
+from tests.editing.test_rectify import assert_chain, edited, workshop
+
+SQUARE = Corruption("square", stamp)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 9), (1, 9, 4), (3, 5, 5), (4, 1, 9)])
+def test_the_direction_has_the_singular_vectors_of_the_matrix_and_nearly_equal_singular_values(
+    shape: tuple[int, int, int],
+) -> None:
+    matrix = torch.randn(*shape, dtype=torch.float64)
+    direction = orthogonalise(matrix)
+    assert direction.shape == matrix.shape
+    for whole, found in zip(matrix, direction, strict=True):
+        u, s, vh = torch.linalg.svd(whole, full_matrices=False)
+        inside = u.T @ found @ vh.T
+        assert torch.allclose(inside, torch.diag(inside.diagonal()), atol=1e-9)
+        strong = s > 0.05 * s.norm()
+        assert bool(((inside.diagonal()[strong] > 0.5) & (inside.diagonal()[strong] < 1.3)).all())
+
+
+def test_the_direction_of_nothing_is_nothing() -> None:
+    assert torch.equal(orthogonalise(torch.zeros(2, 3, 4)), torch.zeros(2, 3, 4))
+
+
+def slow_misfit(student: nn.Module, teacher: nn.Module, names: list[str], clean: Tensor, corrupted: Tensor) -> float:
+    """The formula, image by image and number by number."""
+
+    def run(network: nn.Module, x: Tensor) -> tuple[list[float], dict[str, list[float]]]:
+        seen: dict[str, list[float]] = {}
+        hooks = [
+            network.get_submodule(name).register_forward_pre_hook(
+                lambda _, args, name=name: seen.__setitem__(name, args[0].flatten().tolist())
+            )
+            for name in names
+        ]
+        logits = network(x[None])[0].tolist()
+        for hook in hooks:
+            hook.remove()
+        total = sum(math.exp(value) for value in logits)
+        return [math.exp(value) / total for value in logits], seen
+
+    divergence, apart, size = 0.0, dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+    for one, other in zip(clean, corrupted, strict=True):
+        wanted, its = run(teacher, one)
+        for image in (one, other):
+            given, mine = run(student, image)
+            divergence += sum(p * math.log(p / q) for p, q in zip(wanted, given, strict=True)) / len(clean)
+            for name in names:
+                apart[name] += sum((a - b) ** 2 for a, b in zip(mine[name], its[name], strict=True))
+        for name in names:
+            size[name] += sum(b**2 for b in its[name])
+    return divergence + 8 * sum(apart[name] / size[name] for name in names) / len(names)
+
+
+def test_the_loss_is_the_formula() -> None:
+    torch.manual_seed(1)
+    teacher = fixtures.vgg(4, width=2, channels=1).double().eval().requires_grad_(False)
+    student = copy.deepcopy(teacher)
+    with torch.no_grad():
+        for weight in student.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+    clean, corrupted = torch.rand(3, 1, 16, 16).double(), torch.rand(3, 1, 16, 16).double()
+    names = watched(survey(teacher.float(), clean[:1].float()))
+    teacher.double()
+    found = float(misfit(student, teacher, names, clean, corrupted))
+    assert found == pytest.approx(slow_misfit(student, teacher, names, clean, corrupted), rel=1e-5)
+
+
+def test_watched_are_the_layers_behind_a_join_or_all_but_the_first() -> None:
+    resnet = fixtures.resnet18(4, width=2).eval()
+    sites = [site for site in survey(resnet, torch.randn(1, 3, 8, 8)) if not site.is_shortcut]
+    assert watched(sites) == [
+        *(f"layer{stage}.{block}.conv1" for stage in range(1, 5) for block in range(2) if (stage, block) != (1, 0)),
+        "fc",
+    ]
+    assert watched(survey(planted(), pictures(1, 0))) == ["conv2", "head"]
+
+
+def test_multiplications_are_counted_by_hand() -> None:
+    network = nn.Sequential(nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), nn.Flatten(), nn.Linear(96, 5)).eval()
+    x = torch.randn(1, 4, 8, 8)
+    assert multiplications(network, survey(network, x), x) == 16 * 6 * 2 * 9 + 96 * 5
+
+
+def test_steps_are_as_many_as_the_device_can_afford(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, x = planted(), pictures(1, 0)
+    sites = survey(network, x)
+    assert affordable_steps(network, sites, x) == module.STEPS
+    one = 7 * module.BATCH * multiplications(network, sites, x)
+    for wanted, given in ((100, 100), (module.LEAST_STEPS, module.LEAST_STEPS), (module.LEAST_STEPS - 1, 0)):
+        monkeypatch.setitem(module.WORK, "cpu", (wanted + 0.5) * one)
+        assert affordable_steps(network, sites, x) == given
+
+
+def test_only_the_layers_named_move_and_the_loss_falls() -> None:
+    teacher, images = planted(), pictures(40, 5)
+    sites = survey(teacher, images[:1])
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    done: list[int] = []
+    student = refined(teacher, teacher, sites[1:], images, [SQUARE], Plan(steps=40, rate=0.02), done.append)
+    assert len(done) == 40 and not any(p.requires_grad for p in student.parameters())
+    after = student.state_dict()
+    assert {name for name in after if not torch.equal(after[name], before[name])} == {"conv2.weight", "head.weight"}
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    fresh = pictures(64, 6)
+    losses = [float(misfit(each, teacher, watched(sites), fresh, stamp(fresh))) for each in (teacher, student)]
+    assert losses[1] < 0.5 * losses[0]
+
+
+def test_equal_plans_give_equal_weights_and_another_seed_others() -> None:
+    teacher, images = planted(), pictures(40, 5)
+    sites = survey(teacher, images[:1])
+    made = [
+        refined(teacher, teacher, sites, images, [SQUARE], Plan(steps=5, seed=seed)).state_dict() for seed in (0, 0, 1)
+    ]
+    assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
+    assert not all(torch.equal(made[0][name], made[2][name]) for name in made[0])
+
+
+def test_the_difference_of_two_networks_makes_one_of_the_other() -> None:
+    network = fixtures.mobilenet(4, width=4).eval().requires_grad_(False)
+    sites = survey(network, torch.randn(1, 3, 16, 16))
+    moved = copy.deepcopy(network)
+    for weight in moved.parameters():
+        weight.add_(0.1 * torch.randn_like(weight))
+    wanted = copy.deepcopy(network)
+    for site in sites:
+        wanted.get_submodule(site.name).weight.copy_(moved.get_submodule(site.name).weight)
+    edits = difference(moved, network, sites)
+    assert [edit.layer for edit in edits] == [site.name for site in sites]
+    for edit in edits:
+        apply(network, edit)
+    assert all(torch.allclose(a, b) for a, b in zip(network.parameters(), wanted.parameters(), strict=True))
+
+
+def test_a_repair_that_is_not_whole_is_refined_and_the_better_one_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    shop, scores = workshop()
+    monkeypatch.setattr(repair, "is_whole", lambda judgement: False)
+    monkeypatch.setattr(module, "STEPS", 60)
+    found = repair.dynamic(shop, scores, None)
+    refining = "refined together in 60 steps" in found.policy
+    assert refining or any("rolled back" in note for note in found.notes)
+    kept = [step for step in found.steps if step.kept]
+    assert [step.edit for step in kept] == list(found.edits)
+    assert not refining or sorted(step.edit.layer for step in kept) == ["conv1", "conv2", "head"]
+    student, fresh = edited(shop.network, found), pictures(200, 9)
+    wanted = probabilities(shop.network, fresh).argmax(1)
+    assert float((probabilities(student, stamp(fresh)).argmax(1) == wanted).float().mean()) > 0.9
+    assert float((probabilities(student, fresh).argmax(1) == wanted).float().mean()) > 0.97
+
+
+def test_a_refinement_that_does_harm_is_rolled_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    shop, scores = workshop()
+    monkeypatch.setattr(repair, "is_whole", lambda judgement: False)
+    plain = repair.dynamic(shop, scores, None, refine=False)
+
+    def harmful(start: nn.Module, *_: object) -> nn.Module:
+        ruined = copy.deepcopy(start)
+        with torch.no_grad():
+            ruined.get_submodule("head").weight.zero_()
+        return ruined
+
+    monkeypatch.setattr(repair, "refined", harmful)
+    found = repair.dynamic(shop, scores, None)
+    assert found.policy == plain.policy and any("rolled back" in note for note in found.notes)
+    assert [step.edit.layer for step in found.steps if step.kept] == [edit.layer for edit in found.edits]
+    for mine, its in zip(found.edits, plain.edits, strict=True):
+        assert torch.equal(mine.delta(), its.delta())
+    assert_chain([step for step in found.steps if step.kept], shop.network, shop)
+    student = edited(shop.network, found)
+    assert float((probabilities(student, stamp(pictures(200, 9))).argmax(1) == TARGET).float().mean()) < 0.1
+
+
+@pytest.mark.parametrize("images", [None, 5])
+def test_without_enough_calibration_images_nothing_is_refined(
+    images: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop, scores = workshop(1, images)
+    monkeypatch.setattr(repair, "is_whole", lambda judgement: False)
+    monkeypatch.setattr(repair, "refined", lambda *_: pytest.fail("refined on invented images"))
+    assert repair.dynamic(shop, scores, None).edits
+
+
+def test_a_rank_that_is_asked_for_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    shop, scores = workshop()
+    monkeypatch.setattr(repair, "is_whole", lambda judgement: False)
+    assert all(edit.rank == 1 for edit in repair.dynamic(shop, scores, 1).edits)
