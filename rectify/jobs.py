@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -107,6 +107,9 @@ class _Scene:
 def run_localize(inputs: Inputs, options: Options, *, trial: bool = False, progress: Progress) -> dict[str, Any]:
     """Rank every editable layer; without a pair, the data-free triage.
 
+    The score makes the shortlist and a trial edit of each layer on it the order: all layers with ``trial``, else as
+    many as a minute or so affords.
+
     Raises
     ------
     RectifyError
@@ -126,10 +129,13 @@ def run_localize(inputs: Inputs, options: Options, *, trial: bool = False, progr
         report["pairs"] = pairs_section(inputs.pairs, scene.fault)
         report["metrics"]["before"] = _measure(scene.network, inputs, options, scene.fault.target).to_dict()
         found = _localize(scene, options, progress)
-        if trial:
-            case = _open_case(scene, options)
+        case = _open_case(scene, options)
+        number = len(found.scores) if trial else repair.affordable_trials(case, scene.sites)
+        if number:
             notes += case.notes
-            found = _with_trials(scene, case, found, options, progress)
+            found = _with_trials(scene, case, found, options, progress, number)
+        else:
+            notes.append("too large to try an edit of each layer in a minute: ranked by score alone; --trial tries all")
         notes += scene.fault.notes
         report["localize"] = localize_section(found, scene.fault.target)
     except Inconclusive as reason:
@@ -153,15 +159,18 @@ def _localize(scene: _Scene, options: Options, progress: Progress) -> Localizati
     return found
 
 
-def _with_trials(scene: _Scene, case: Case, found: Localization, options: Options, progress: Progress) -> Localization:
-    """Every candidate layer with its trial, ordered by what the trial did."""
-    candidates = [score for score in found.scores if score.candidate]
+def _with_trials(
+    scene: _Scene, case: Case, found: Localization, options: Options, progress: Progress, number: int
+) -> Localization:
+    """The first ``number`` candidates with a trial each, ordered by what the trial did; the others behind them."""
+    candidates = [score for score in found.scores if score.candidate][:number]
     progress.start("trial edits", len(candidates))
     shop = repair.Workshop(scene.network, case, options.batch_size, lambda label: progress.advance())
     tried = repair.trials(shop, candidates, 1)
     progress.stop()
     tried.sort(key=lambda score: score.trial.loss if score.trial else float("inf"))
-    return Localization((*tried, *(s for s in found.scores if not s.candidate)), found.completeness_gap)
+    names = {score.site.name for score in tried}
+    return replace(found, scores=(*tried, *(s for s in found.scores if s.site.name not in names)))
 
 
 # --------------------------------------------------------------------------------------------------------- edit
@@ -273,15 +282,20 @@ def _find_edit(
     report["localize"] = localize_section(found, scene.fault.target)
     case = _open_case(scene, options)
     notes += case.notes
-    progress.start("repairing", None)
     shop = repair.Workshop(scene.network, case, options.batch_size, lambda label: progress.advance())
     if site is not None or mode == "static":
         if site is None:
-            found = _with_trials(scene, case, found, options, progress)
+            found = _with_trials(scene, case, found, options, progress, len(found.scores))
             report["localize"] = localize_section(found, scene.fault.target)
             site = found.scores[0].site
+        progress.start("repairing", None)
         done = repair.static(shop, site, number)
     else:
+        tries = repair.affordable_trials(case, scene.sites)
+        if tries:
+            found = _with_trials(scene, case, found, options, progress, tries)
+            report["localize"] = localize_section(found, scene.fault.target)
+        progress.start("repairing", None)
         done = repair.dynamic(shop, found.scores, number)
     progress.stop()
     notes += done.notes

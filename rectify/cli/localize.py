@@ -11,6 +11,8 @@ __all__ = ["ABOUT", "EXAMPLE", "FLAGS", "run"]
 
 ABOUT = """Rank every editable layer by how well a small edit there would undo the fault.
 
+Attribution along the path from corrupted to clean makes the shortlist, a trial edit of each layer on it the order.
+
 Without a pair of images it can only do a data-free triage: channels that stand out by their Lipschitz constant.
 """
 EXAMPLE = """rectify localize model.pt --arch resnet18 --preprocess imagenet \\

@@ -253,7 +253,7 @@ TRIAL = (
     _flag(
         "trial",
         "Localize",
-        "Try an edit of each candidate layer and show what it gains.",
+        "Try an edit of every candidate layer, however long it takes [default: as many as a minute affords].",
         values.switch,
         "",
         default=False,

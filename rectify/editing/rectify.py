@@ -19,7 +19,7 @@ from rectify.editing.casebook import Case
 from rectify.editing.fault import gap
 from rectify.editing.judge import Judgement, probabilities
 from rectify.editing.localize import LayerScore, is_candidate
-from rectify.editing.refine import Plan, affordable_steps, difference, refined
+from rectify.editing.refine import Plan, affordable_steps, difference, multiplications, refined
 from rectify.editing.values import bind
 from rectify.errors import Inconclusive
 from rectify.model.trace import Site
@@ -31,8 +31,14 @@ MOST_ASR = 0.005
 MOST_PULL = 0.003
 MOST_DIVERGENCE = 0.008
 NEARLY, NEARLY_PLUS = 1.2, 0.001  # a smaller rung may have this times the best one's loss, plus this
+# Good enough to climb no further: larger rungs could gain what nobody would notice.
+GOOD_ACCURACY_LOSS, GOOD_RECOVERY_LOSS, GOOD_PULL = 0.003, 0.006, 0.01
+WORTH_REFINING = 0.015  # expected accuracy and recovery lost together: below it a refinement is not begun
 SMALL_LOSS = 0.02  # where the best rung loses more than this, recovery counts and size does not
-SHORTLIST = 6  # single layers tried, by score
+TRIAL_WORK = 3e12  # multiplications that the trials of a localisation may cost together: about a minute on one core
+LEAST_TRIALS = 3  # fewer order nothing
+SHORTLIST = 5  # single layers tried, in the order of the localisation
+RANK_ONE = 2  # of these, so many also with the smallest of edits
 ENERGY = 0.99  # share of a delta's squared norm kept when the rank is chosen automatically
 CARRIED = Strength(weight=1.0, energy=ENERGY)
 # With nothing but the pairs themselves their few keys must outweigh all reference keys.
@@ -82,6 +88,20 @@ def is_whole(judgement: Judgement) -> bool:
         and (judgement.pull or 0.0) <= max(MOST_PULL, one)
         and judgement.divergence <= MOST_DIVERGENCE
     )
+
+
+def is_good(judgement: Judgement) -> bool:
+    """Whether larger edits need not be tried."""
+    return (
+        judgement.accuracy_loss <= GOOD_ACCURACY_LOSS
+        and judgement.recovery_loss <= GOOD_RECOVERY_LOSS
+        and (judgement.pull or 0.0) <= GOOD_PULL
+    )
+
+
+def is_worth_refining(judgement: Judgement) -> bool:
+    """Whether enough is lost that a refinement could win it back."""
+    return not is_whole(judgement) and judgement.accuracy_loss + judgement.recovery_loss > WORTH_REFINING
 
 
 def strength_for(case: Case, rank: int | None) -> Strength:
@@ -145,6 +165,14 @@ def trials(workshop: Workshop, scores: Sequence[LayerScore], rank: int | None) -
     return tried
 
 
+def affordable_trials(case: Case, sites: Sequence[Site]) -> int:
+    """How many layers a localisation may try, 0 if too few to order anything; counted, not timed."""
+    one = multiplications(case.teacher.network, sites, case.teacher.clean[:1])
+    images = len(case.bench().clean) + len(case.bench().corrupted) + 3 * len(case.fit)
+    number = int(TRIAL_WORK / max(one * images, 1))
+    return number if number >= LEAST_TRIALS else 0
+
+
 def dynamic(workshop: Workshop, scores: Sequence[LayerScore], rank: int | None, refine: bool = True) -> Repair:
     """Climb the ladder and keep the smallest rung that the judge finds nearly as good as the best.
 
@@ -170,9 +198,9 @@ def dynamic(workshop: Workshop, scores: Sequence[LayerScore], rank: int | None, 
         notes.append(f"{len(suspects)} calibration images act like corrupted ones and were left out")
     student, steps = workshop.run(chosen.rung, case.material(everything=True, copies=case.copies, without=suspects))
     done = Repair(tuple(s.edit for s in steps), tuple(steps), _final(case, student, suspects), chosen.rung.name, ())
-    if refine and rank is None and case.carried and case.calibrated and not is_whole(chosen.judgement):
+    if refine and rank is None and case.carried and case.calibrated and is_worth_refining(chosen.judgement):
         done = _refine(workshop, scores, min(attempts, key=lambda a: a.judgement.loss).rung, done, suspects)
-    elif not is_whole(chosen.judgement):
+    elif not (is_whole(chosen.judgement) or is_good(chosen.judgement)):
         notes.append(f"the judge expects of this edit, chosen from {len(attempts)}: {tell(chosen.judgement)}")
     return replace(done, steps=(*tried, *done.steps), notes=(*notes, *done.notes))
 
@@ -232,17 +260,15 @@ class _Attempt:
 def _climb(workshop: Workshop, rungs: Sequence[Rung]) -> tuple[_Attempt, list[_Attempt], list[Step]]:
     """Try the rungs; returns the smallest that is nearly as good as the best, all attempts, and all their steps.
 
-    Once a single layer is whole, no other single layer is tried; all layers together are tried only if nothing
-    smaller is whole.
+    Once one is whole or good enough, none is tried any more.
     """
     case = workshop.case
     bench = case.bench()
     attempts: list[_Attempt] = []
     steps: list[Step] = []
     for rung in rungs:
-        whole = any(is_whole(attempt.judgement) for attempt in attempts)
-        if whole and (len(rung.sites) == 1 or rung is rungs[-1]):
-            continue
+        if any(is_whole(attempt.judgement) or is_good(attempt.judgement) for attempt in attempts):
+            break
         student, done = workshop.run(
             rung, case.material(everything=False, copies=case.copies if len(rung.sites) > 1 else 0)
         )
@@ -258,10 +284,12 @@ def _climb(workshop: Workshop, rungs: Sequence[Rung]) -> tuple[_Attempt, list[_A
 
 
 def ladder(scores: Sequence[LayerScore], strength: Strength) -> list[Rung]:
-    """Rungs from small to large: single layers by score, then the ends of residual branches from the back, then all."""
+    """Rungs from small to large: single layers in the order given, ends of residual branches from the back, all."""
     sites = sorted((s.site for s in scores if is_candidate(s.site)), key=lambda site: site.order)
     shortlist = [score.site for score in scores if score.candidate][:SHORTLIST]
-    rungs = [Rung(f"{site.name} alone", (site,), strength) for site in shortlist]
+    least = shortlist[:RANK_ONE] if strength.rank is None else []
+    rungs = [Rung(f"{site.name} alone, rank one", (site,), replace(strength, rank=1, energy=1.0)) for site in least]
+    rungs += [Rung(f"{site.name} alone", (site,), strength) for site in shortlist]
     ends = [site for site in sites if site.join is not None] or sites
     what = "layers" if len(ends) == len(sites) else "block outputs"
     for count in sorted({2, (len(ends) + 1) // 2, len(ends)}):

@@ -1,0 +1,139 @@
+"""Does the layer that ranks first deserve it? Every layer edited alone, measured from outside, against each score.
+
+    python -m benchmarks.localisation [NAME ...] [--calibration 200] [--test 1000]
+
+For each network of the zoo and one pair: the static rank-one edit of every candidate layer (what ``rectify edit --mode
+static --layer NAME`` makes) is measured on test images that no edit saw. The worth of an edit is the mean of its clean
+accuracy and its recovery; the regret of a score is the worth of the best layer less that of the layer it ranks first,
+in points. Spearman's correlation is of the score with the worth over all layers. Results:
+``benchmarks/results/localisation.{json,md}``; a network that is there is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from benchmarks.recovery import RESULTS, lay_out
+from benchmarks.zoo import datasets
+from benchmarks.zoo.recipes import RECIPES
+from benchmarks.zoo.train import ZOO, build, measure, normalise
+from rectify.editing.cascade import apply
+from rectify.editing.casebook import open_case
+from rectify.editing.fault import diagnose
+from rectify.editing.judge import probabilities
+from rectify.editing.localize import LayerScore, localize
+from rectify.editing.rectify import Workshop, static, trials
+from rectify.model.trace import survey
+
+SCORES = ("published", "scale_free", "leverage", "attribution", "trial", "last_layer")
+
+
+def read(folder: Path, dataset: str) -> Tensor:
+    """All PNGs of a folder, normalised, (N, C, H, W)."""
+    arrays = [np.asarray(Image.open(path)) for path in sorted(folder.glob("*.png"))]
+    images = np.stack([a[..., None] if a.ndim == 2 else a for a in arrays])
+    return normalise(images, dataset).contiguous()
+
+
+def score_of(score: LayerScore, name: str) -> float:
+    """What a score says of a layer; larger is better."""
+    if name == "trial":
+        return -score.trial.loss if score.trial else -1e9
+    if name == "last_layer":
+        return float(score.site.order)
+    field = {"published": "editability"}.get(name, name)
+    return float(getattr(score, field) or 0.0)
+
+
+def run(name: str, calibration: int, tests: int) -> dict[str, Any]:
+    """All layers of one network."""
+    recipe = RECIPES[name]
+    network = build(recipe).eval().requires_grad_(False)
+    network.load_state_dict(torch.load(ZOO / f"{name}.pt", weights_only=True))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        judged, _ = lay_out(name, folder, calibration, tests)
+        reference = read(folder / "calibration", recipe.dataset)
+        clean, corrupted = (read(folder / side, recipe.dataset)[:1] for side in ("clean", "poisoned"))
+    fault = diagnose(probabilities(network, clean), probabilities(network, corrupted), None)
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in datasets.MEAN_STD[recipe.dataset])
+    case = open_case(network, clean, corrupted, fault, reference, ((0 - mean) / std, (1 - mean) / std))
+    found = localize(network, survey(network, clean), clean, corrupted, fault, reference)
+    shop = Workshop(network, case)
+    scores = trials(shop, [s for s in found.scores if s.candidate], 1)
+    layers = []
+    for score in scores:
+        student = copy.deepcopy(network)
+        for edit in static(shop, score.site, None).edits:
+            apply(student, edit)
+        figures = measure(student, recipe, judged)
+        row = {"layer": score.site.name, "accuracy": figures.accuracy, "asr": figures.asr, "recovery": figures.recovery}
+        layers.append({**row, **{which: score_of(score, which) for which in SCORES}})
+        print(name, {k: v if isinstance(v, str) else round(v or 0.0, 4) for k, v in layers[-1].items()}, flush=True)
+    return {"name": name, "calibration": calibration, "test_images": tests, "layers": layers, **regrets(layers)}
+
+
+def regrets(layers: list[dict[str, Any]]) -> dict[str, Any]:
+    """Best layer, and of each score its choice, its regret in points and its rank correlation."""
+    worth = np.array([(layer["accuracy"] + layer["recovery"]) / 2 for layer in layers])
+    out: dict[str, Any] = {"best": layers[int(worth.argmax())]["layer"]}
+    for which in SCORES:
+        values = np.array([layer[which] for layer in layers])
+        pick = int(values.argmax())
+        out[which] = {
+            "layer": layers[pick]["layer"],
+            "regret": float(100 * (worth.max() - worth[pick])),
+            "spearman": spearman(values, worth),
+        }
+    return out
+
+
+def spearman(one: np.ndarray, other: np.ndarray) -> float:
+    """Rank correlation."""
+    ranks = [values.argsort().argsort().astype(float) for values in (one, other)]
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Markdown: regret in points (rank correlation) of each score, a line a network, then median and worst."""
+    lines = ["| network | best layer | " + " | ".join(SCORES) + " |", "|---|---|" + "---|" * len(SCORES)]
+    for result in results:
+        cells = [f"{result[w]['regret']:.1f} ({result[w]['spearman']:+.2f})" for w in SCORES]
+        lines.append(f"| {result['name']} | {result['best']} | " + " | ".join(cells) + " |")
+    for label, over in (("median", median), ("worst", max)):
+        cells = [f"{over([r[w]['regret'] for r in results]):.1f}" for w in SCORES]
+        lines.append(f"| **{label}** | | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run what was asked for and is not there yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--calibration", type=int, default=200)
+    parser.add_argument("--test", type=int, default=1000)
+    parser.add_argument("--results", type=Path, default=RESULTS / "localisation.json")
+    options = parser.parse_args()
+    names = options.names or [n for n in RECIPES if (ZOO / f"{n}.pt").exists() and RECIPES[n].trigger]
+    results = json.loads(options.results.read_text()) if options.results.exists() else []
+    for name in names:
+        if all(result["name"] != name for result in results):
+            results.append(run(name, options.calibration, options.test))
+            options.results.write_text(json.dumps(results, indent=1) + "\n")
+            options.results.with_suffix(".md").write_text(table(results))
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
