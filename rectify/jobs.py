@@ -184,6 +184,7 @@ def run_edit(
     mode: str = "dynamic",
     layer: str = "auto",
     rank: str = "auto",
+    refine: bool = True,
     delta: Path | None = None,
     apply: Path | None = None,
     dry_run: bool = False,
@@ -203,6 +204,8 @@ def run_edit(
         ``auto`` or the name of the one layer to edit.
     rank
         ``auto`` or a number.
+    refine
+        Whether a dynamic repair that closed forms leave incomplete may be refined.
     apply
         A delta file whose edit is made, instead of finding one.
     dry_run
@@ -225,7 +228,7 @@ def run_edit(
         if apply is not None:
             fault, edits, made_before = _read_edit(inputs, options, report, apply)
         else:
-            fault, edits = _find_edit(inputs, options, report, mode, layer, rank, notes, progress)
+            fault, edits = _find_edit(inputs, options, report, (mode, layer, rank, refine), notes, progress)
         before = _measure(inputs.subject.network, inputs, options, fault.target if fault else None)
         _check_chance(before, inputs)
         report["metrics"]["before"] = before.to_dict()
@@ -265,15 +268,14 @@ def _find_edit(
     inputs: Inputs,
     options: Options,
     report: dict[str, Any],
-    mode: str,
-    layer: str,
-    rank: str,
+    how: tuple[str, str, str, bool],
     notes: list[str],
     progress: Progress,
 ) -> tuple[Fault | None, list[LayerEdit]]:
     """Find the edit, and report on the way to it."""
     if inputs.pairs is None:
         raise UsageError("edit needs a pair: --clean a.png --poisoned b.png")
+    mode, layer, rank, refine = how
     scene = _open_scene(inputs, options)
     report["pairs"] = pairs_section(inputs.pairs, scene.fault)
     site = None if layer == "auto" else _site_named(scene.sites, layer)
@@ -296,7 +298,7 @@ def _find_edit(
             found = _with_trials(scene, case, found, options, progress, tries)
             report["localize"] = localize_section(found, scene.fault.target)
         progress.start("repairing", None)
-        done = repair.dynamic(shop, found.scores, number)
+        done = repair.dynamic(shop, found.scores, number, refine)
     progress.stop()
     notes += done.notes
     report["edit"] = edit_section(done, mode)

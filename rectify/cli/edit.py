@@ -34,6 +34,7 @@ def run(settings: Settings, terminal: Terminal) -> Result:
         mode=settings["mode"],
         layer=settings["layer"],
         rank=settings["rank"],
+        refine=settings["refine"] == "auto",
         delta=settings["delta"],
         apply=settings["apply"],
         dry_run=settings["dry_run"],
@@ -48,6 +49,8 @@ def _check(settings: Settings) -> None:
     apply: Path | None = settings["apply"]
     if apply is None and not (settings["clean"] or settings["poisoned"] or settings["pairs"]):
         raise UsageError("edit needs a pair: --clean a.png --poisoned b.png, or --pairs DIR; or --apply a delta file")
-    searching = [flag for flag in ("layer", "mode", "rank", "delta") if apply is not None and settings.typed(flag)]
+    searching = [
+        flag for flag in ("layer", "mode", "rank", "refine", "delta") if apply is not None and settings.typed(flag)
+    ]
     if searching:
         raise UsageError(f"--apply takes the edit from {apply}, so --{searching[0]} has nothing to decide")

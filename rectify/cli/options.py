@@ -227,6 +227,15 @@ EDIT = (
         key="edit.mode",
     ),
     _flag("rank", "Edit", "Rank of the edit.", values.auto_or_rank, "auto|N", default="auto", key="edit.rank"),
+    _flag(
+        "refine",
+        "Edit",
+        "Move all layers together where closed forms one by one fall short; off saves minutes.",
+        values.one_of("auto", "off"),
+        "auto|off",
+        default="auto",
+        key="edit.refine",
+    ),
     _flag("delta", "Edit", "Write the edit alone, as low-rank factors.", values.path, "FILE", key="edit.delta"),
     _flag(
         "apply",

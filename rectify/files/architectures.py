@@ -181,13 +181,15 @@ def _hint(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], wrong: li
 
 
 def resolve_device(device: str) -> torch.device:
-    """``auto``, ``cpu``, ``cuda`` or ``cuda:i`` as a device that is there.
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:i`` as a device that is there; TF32 is switched off for the process.
 
     Raises
     ------
     UsageError
         If it is none of these or this machine does not have it.
     """
+    # A solve from products of ten bits' precision is not the closed form: the same for all devices.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, index = device.partition(":")

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from fixtures import networks as fixtures
+from rectify.editing import rectify as module
 from rectify.editing.cascade import Material, Strength, apply
 from rectify.editing.casebook import Case
-from rectify.editing.judge import probabilities
+from rectify.editing.judge import Bench, Judgement, probabilities
 from rectify.editing.localize import LayerScore, localize
 from rectify.editing.rectify import Repair, Rung, Step, Workshop, dynamic, is_whole, ladder, static, trials
 from rectify.errors import Inconclusive
@@ -181,11 +182,50 @@ def test_rungs_are_candidates_without_repetition_and_grow() -> None:
     assert sizes == sorted(sizes) and sizes[0] == 1
 
 
-def test_a_network_of_one_layer_has_a_ladder_of_one_rung() -> None:
+def test_a_network_of_one_layer_has_a_ladder_of_that_layer() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).eval()
     site = survey(network, torch.randn(1, 1, 2, 2))[0]
     rungs = ladder([LayerScore(site, True, 1.0, 1.0, 1.0, 0.0, 1.0, 0.0)], Strength())
-    assert [[s.name for s in rung.sites] for rung in rungs] == [["1"]]
+    assert [[s.name for s in rung.sites] for rung in rungs] == [["1"], ["1"]]
+    assert [rung.strength.rank for rung in rungs] == [1, None]
+    assert len(ladder([LayerScore(site, True, 1.0, 1.0, 1.0, 0.0, 1.0, 0.0)], Strength(rank=2))) == 1
+
+
+def test_no_larger_rung_is_tried_once_one_is_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    shop, scores = workshop()
+    rungs = ladder(scores, Strength())
+    monkeypatch.setattr(module, "is_good", lambda judgement: True)
+    _, attempts, _ = module._climb(shop, rungs)
+    assert [attempt.rung.name for attempt in attempts] == [rungs[0].name]
+    monkeypatch.setattr(module, "is_good", lambda judgement: False)
+    monkeypatch.setattr(module, "is_whole", lambda judgement: False)
+    _, attempts, _ = module._climb(shop, rungs)
+    assert [attempt.rung.name for attempt in attempts] == [rung.name for rung in rungs]
+
+
+def test_where_much_is_lost_the_best_rung_is_chosen_and_where_little_is_the_smallest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shop, scores = workshop()
+    rungs = ladder(scores, Strength())[:3]
+    monkeypatch.setattr(module, "is_good", lambda judgement: False)
+    monkeypatch.setattr(module, "is_whole", lambda judgement: False)
+    for losses, wanted in (((0.0110, 0.0105, 0.0100), 0), ((0.110, 0.105, 0.100), 2), ((0.2, 0.0118, 0.01), 1)):
+        given = (Judgement(0.0, loss, None, None, 0.0, (100, 100)) for loss in losses)
+        monkeypatch.setattr(Bench, "judge", lambda *_, given=given: next(given))
+        chosen, _, _ = module._climb(shop, rungs)
+        assert chosen.rung.name == rungs[wanted].name
+
+
+def test_trials_are_as_many_as_can_be_afforded(monkeypatch: pytest.MonkeyPatch) -> None:
+    shop, scores = workshop()
+    sites = [score.site for score in scores]
+    many = module.affordable_trials(shop.case, sites)
+    assert many > len(sites)
+    monkeypatch.setattr(module, "TRIAL_WORK", module.TRIAL_WORK * 3.5 / many)
+    assert module.affordable_trials(shop.case, sites) == 3
+    monkeypatch.setattr(module, "TRIAL_WORK", module.TRIAL_WORK / 2)
+    assert module.affordable_trials(shop.case, sites) == 0
 
 
 def test_without_any_candidate_the_repair_is_inconclusive() -> None:
