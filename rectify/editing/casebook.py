@@ -22,6 +22,7 @@ JUDGED = (1, 3)  # of every five calibration images these only judge
 WITNESS = 1  # and of these, this one alone where all others are needed
 BELIEVE = 0.6  # a guess must fire on this share of the calibration images
 NEAR_BEST = 0.05
+AS_OFTEN = 0.02  # two guesses of one name fire as often if their shares differ by no more
 MOST_PAIRS_GUESSED = 4
 PSEUDO = 64  # variations of the clean images that stand in for missing calibration images
 VARIED = 800  # calibration images and shifted, mirrored copies of them that the final edit is solved on
@@ -207,7 +208,7 @@ def try_guesses(
     """Try every guess of the first pairs on the calibration images that are not of the target class.
 
     A guess fires on an image if the image goes to the target; for a cue, if the target's probability rises by a
-    tenth or more. Without a target nothing can fire.
+    tenth or more. Without a target nothing can fire. Of the guesses of one pair that share a name one is kept.
     """
     if fault.target is None:
         return []
@@ -216,6 +217,7 @@ def try_guesses(
         return []
     found = []
     for row in range(min(len(clean), MOST_PAIRS_GUESSED)):
+        tried = []
         for guess in guesses(clean[row : row + 1], corrupted[row : row + 1], bounds):
             images = guess.apply(calibration)
             output = probabilities(network, images)
@@ -224,8 +226,21 @@ def try_guesses(
             else:
                 hit = output[:, fault.target] - opinion[:, fault.target] >= 0.1
             hit &= eligible
-            found.append(Trial(guess, float(hit.sum() / eligible.sum()), images, hit))
+            tried.append(Trial(guess, float(hit.sum() / eligible.sum()), images, hit))
+        found += _one_a_name(tried)
     return found
+
+
+def _one_a_name(trials: list[Trial]) -> list[Trial]:
+    """Of guesses that share a name, the one that explains the pair best among those that fire about as often."""
+    best = _best_by_name(trials)
+    chosen: dict[str, Trial] = {}
+    for trial in trials:
+        name = trial.guess.name
+        near = trial.fires >= best[name] - AS_OFTEN
+        if near and (name not in chosen or trial.guess.misfit < chosen[name].guess.misfit):
+            chosen[name] = trial
+    return list(chosen.values())
 
 
 def believe(trials: list[Trial]) -> list[Trial]:

@@ -17,15 +17,20 @@ from torch import Tensor
 
 Bounds = tuple[Tensor, Tensor]
 WARP_GRIDS = (4, 6, 8)
+SMOOTHNESS = (1e-2, 1e-3, 1e-4)  # which of them carries over depends on how much the one image shows of the warp
 _PASTE_AT_MOST = 0.5  # a paste that covers more of the image would replace it, not mark it
 
 
 @dataclass(frozen=True)
 class Corruption:
-    """A guess of what turned clean into corrupted: maps images (N, C, H, W) to corrupted images of the same shape."""
+    """A guess of what turned clean into corrupted: maps images (N, C, H, W) to corrupted images of the same shape.
+
+    ``misfit`` is the share of the pair's difference that it leaves unexplained, where guesses of one name differ in it.
+    """
 
     name: str
     apply: Callable[[Tensor], Tensor]
+    misfit: float = 0.0
 
 
 def guesses(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> list[Corruption]:
@@ -39,7 +44,7 @@ def guesses(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> list[Corruption
         The normalised values of pixel 0 and pixel 1, each (C, 1, 1).
     """
     found = [_added(clean, corrupted, bounds), _pasted(clean, corrupted), _blended(clean, corrupted, bounds)]
-    found += [_warped(clean, corrupted, grid) for grid in WARP_GRIDS]
+    found += [_warped(clean, corrupted, grid, smooth) for grid in WARP_GRIDS for smooth in SMOOTHNESS]
     return [guess for guess in found if guess is not None]
 
 
@@ -76,13 +81,14 @@ def _blended(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> Corruption | N
     return Corruption("blended", lambda x: (1 - alpha) * x + alpha * picture)
 
 
-def _warped(clean: Tensor, corrupted: Tensor, grid: int) -> Corruption | None:
+def _warped(clean: Tensor, corrupted: Tensor, grid: int, smoothness: float) -> Corruption | None:
     """A smooth displacement field, found by registering the clean image to the corrupted one."""
     height, width = clean.shape[2:]
     if min(height, width) < grid:
         return None
-    field = register(clean, corrupted, grid)
-    return Corruption(f"warped-{grid}", lambda x: displace(x, field))
+    field = register(clean, corrupted, grid, smoothness=smoothness)
+    left = (displace(clean, field) - corrupted).square().sum() / (clean - corrupted).square().sum().clamp_min(1e-12)
+    return Corruption(f"warped-{grid}", lambda x: displace(x, field), float(left))
 
 
 def displace(x: Tensor, field: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from rectify.editing.casebook import (
     LEAST_TO_SPLIT,
     Case,
     Trial,
+    _one_a_name,
     believe,
     open_case,
     shifted,
@@ -214,3 +215,17 @@ def test_variations_come_from_every_clean_image() -> None:
     made = variations(clean, BOUNDS, seed=0).mean((1, 2, 3))
     assert float(made.min()) < 0.3 and float(made.max()) > 0.7
     assert not torch.equal(variations(clean, BOUNDS, seed=0), variations(clean, BOUNDS, seed=1))
+
+
+def test_of_guesses_that_share_a_name_the_best_fit_of_those_that_fire_as_often_is_kept() -> None:
+    def trial(name: str, fires: float, misfit: float) -> Trial:
+        return Trial(Corruption(name, lambda x: x, misfit), fires, torch.zeros(0), torch.zeros(0))
+
+    trials = [
+        trial("warped-4", 0.80, 0.001),
+        trial("warped-4", 0.99, 0.020),
+        trial("warped-4", 0.98, 0.010),
+        trial("warped-6", 0.30, 0.500),
+        trial("added", 0.10, 0.000),
+    ]
+    assert _one_a_name(trials) == [trials[2], trials[3], trials[4]]
