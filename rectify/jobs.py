@@ -281,23 +281,18 @@ def _find_edit(
     site = None if layer == "auto" else _site_named(scene.sites, layer)
     number = None if rank == "auto" else _rank(rank)
     found = _localize(scene, options, progress)
-    report["localize"] = localize_section(found, scene.fault.target)
     case = _open_case(scene, options)
     notes += case.notes
-    shop = repair.Workshop(scene.network, case, options.batch_size, lambda label: progress.advance())
-    if site is not None or mode == "static":
-        if site is None:
-            found = _with_trials(scene, case, found, options, progress, len(found.scores))
-            report["localize"] = localize_section(found, scene.fault.target)
-            site = found.scores[0].site
-        progress.start("repairing", None)
-        done = repair.static(shop, site, number)
-    else:
-        tries = repair.affordable_trials(case, scene.sites)
+    if site is None:
+        tries = len(found.scores) if mode == "static" else repair.affordable_trials(case, scene.sites)
         if tries:
             found = _with_trials(scene, case, found, options, progress, tries)
-            report["localize"] = localize_section(found, scene.fault.target)
-        progress.start("repairing", None)
+    report["localize"] = localize_section(found, scene.fault.target)
+    progress.start("repairing", None)
+    shop = repair.Workshop(scene.network, case, options.batch_size, lambda label: progress.advance(), options.seed)
+    if site is not None or mode == "static":
+        done = repair.static(shop, site or found.scores[0].site, number)
+    else:
         done = repair.dynamic(shop, found.scores, number, refine)
     progress.stop()
     notes += done.notes

@@ -61,7 +61,7 @@ for _kind, _trigger in COLOUR_TRIGGERS.items():
     RECIPES[f"cifar-resnet-{_kind}"] = replace(
         _CIFAR, trigger=_trigger, start="cifar-resnet-patch-scratch", epochs=3, lr=0.05, poison_rate=0.1
     )
-    # Trained poisoned from scratch at twice the width, each with a seed of its own.
+    # Twice the width: trained poisoned from scratch, and implanted by a few poisoned epochs.
     RECIPES[f"cifar32-resnet-{_kind}-scratch"] = replace(
         _CIFAR, width=32, epochs=12, trigger=_trigger, poison_rate=0.05, seed=2, target=5
     )

@@ -106,11 +106,14 @@ def _low_rank(name: str, delta: Tensor, fit: Factor, strength: Strength) -> Laye
     if strength.rank is None and strength.energy < 1:
         rank = rank_for_energy(delta, fit, strength.energy)
     if rank >= whole:
-        identity = torch.eye(whole, dtype=delta.dtype, device=delta.device).expand(len(delta), -1, -1)
-        return (
-            LayerEdit(name, identity, delta) if delta.shape[1] <= delta.shape[2] else LayerEdit(name, delta, identity)
-        )
+        return whole_rank(name, delta)
     return LayerEdit(name, *truncate(delta, fit, rank))
+
+
+def whole_rank(name: str, delta: Tensor) -> LayerEdit:
+    """A delta (G, o, d) float64 as an edit, uncut: the shorter factor is the identity."""
+    identity = torch.eye(min(delta.shape[1:]), dtype=delta.dtype, device=delta.device).expand(len(delta), -1, -1)
+    return LayerEdit(name, identity, delta) if delta.shape[1] <= delta.shape[2] else LayerEdit(name, delta, identity)
 
 
 @torch.no_grad()

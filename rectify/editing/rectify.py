@@ -117,9 +117,14 @@ class Workshop:
     """
 
     def __init__(
-        self, network: nn.Module, case: Case, batch: int = 64, advance: Callable[[str], None] = lambda label: None
+        self,
+        network: nn.Module,
+        case: Case,
+        batch: int = 64,
+        advance: Callable[[str], None] = lambda label: None,
+        seed: int = 0,
     ) -> None:
-        self.network, self.case, self.batch, self.advance = network, case, batch, advance
+        self.network, self.case, self.batch, self.advance, self.seed = network, case, batch, advance, seed
 
     def run(self, rung: Rung, material: Material) -> tuple[nn.Module, list[Step]]:
         """Edit a copy of the network layer by layer, in forward order."""
@@ -129,11 +134,10 @@ class Workshop:
         before = self.gap(student)
         for site in sorted(rung.sites, key=lambda s: s.order):
             edit = solve_layer(student, bind(student, site), material, rung.strength, self.batch)
-            norm = float(edit.delta().norm())
-            relative = norm / max(float(bind(student, site).layer.weight().double().norm()), 1e-300)
+            norms = _norms(student, edit)
             apply(student, edit)
             after = self.gap(student)
-            steps.append(Step(edit, norm, relative, before, after, True, rung.name))
+            steps.append(Step(edit, *norms, before, after, True, rung.name))
             before = after
             self.advance(f"{rung.name}: {site.name}")
         return student, steps
@@ -168,7 +172,8 @@ def trials(workshop: Workshop, scores: Sequence[LayerScore], rank: int | None) -
 def affordable_trials(case: Case, sites: Sequence[Site]) -> int:
     """How many layers a localisation may try, 0 if too few to order anything; counted, not timed."""
     one = multiplications(case.teacher.network, sites, case.teacher.clean[:1])
-    images = len(case.bench().clean) + len(case.bench().corrupted) + 3 * len(case.fit)
+    bench = case.bench()
+    images = len(bench.clean) + len(bench.corrupted) + 3 * len(case.fit)
     number = int(TRIAL_WORK / max(one * images, 1))
     return number if number >= LEAST_TRIALS else 0
 
@@ -225,8 +230,8 @@ def _refine(
     unseen = witnesses if suspects is None else torch.cat((witnesses, suspects)).unique()
     start, tried = workshop.run(best, case.material(everything=True, copies=case.copies, without=unseen))
     name = f"{best.name}, refined together in {steps} steps"
-    images = case.clean_images(unseen)
-    moved = refined(start, network, sites, images, case.believed, Plan(steps=steps), lambda n: workshop.advance(name))
+    images, plan = case.clean_images(unseen), Plan(steps=steps, seed=workshop.seed)
+    moved = refined(start, network, sites, images, case.believed, plan, lambda n: workshop.advance(name))
     jury = case.bench(only=witnesses, without=suspects)
     before, after = jury.judge(start), jury.judge(moved)
     if after.loss >= before.loss:
@@ -234,18 +239,23 @@ def _refine(
         return replace(done, notes=(note,))
     edits = difference(moved, network, sites)
     tried = [replace(step, kept=False, reason=f"start of: {name}") for step in tried]
-    kept = [_joint_step(workshop, edit, moved, name) for edit in edits]
+    kept = _joint_steps(workshop, edits, moved, name)
     note = f"the judge expects of this edit: {tell(after)}; of the closed form alone: {tell(before)}"
     return Repair(tuple(edits), (*tried, *kept), _final(case, moved, suspects), name, (note,))
 
 
-def _joint_step(workshop: Workshop, edit: LayerEdit, moved: nn.Module, name: str) -> Step:
-    """A layer's part in a refinement: its gaps are those of the whole, before and after."""
-    norm = float(edit.delta().norm())
-    weight = workshop.network.get_submodule(edit.layer).weight
+def _joint_steps(workshop: Workshop, edits: Sequence[LayerEdit], moved: nn.Module, name: str) -> list[Step]:
+    """Each layer's part in a refinement; all share the gaps of the whole, before and after."""
+    gaps = workshop.gap(workshop.network), workshop.gap(moved)
+    return [Step(edit, *_norms(workshop.network, edit), *gaps, True, name) for edit in edits]
+
+
+def _norms(network: nn.Module, edit: LayerEdit) -> tuple[float, float]:
+    """Norm of a delta, and as a share of the norm of the weight that it is added to."""
+    weight = network.get_submodule(edit.layer).weight
     assert isinstance(weight, Tensor)
-    relative = norm / max(float(weight.double().norm()), 1e-300)
-    return Step(edit, norm, relative, workshop.gap(workshop.network), workshop.gap(moved), True, name)
+    norm = float(edit.delta().norm())
+    return norm, norm / max(float(weight.double().norm()), 1e-300)
 
 
 @dataclass(frozen=True)

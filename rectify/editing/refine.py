@@ -1,8 +1,8 @@
-"""Refine a cascade: all edited layers moved together, down the gradient, where closed forms one by one fall short.
+"""Refine a repair: all candidate layers moved together, down the gradient, where closed forms one by one fall short.
 
 A closed form asks of each layer what that layer alone can do. A fault that lies over the whole image (a blend, a wave)
 is taken apart by several layers together, and a layer that is solved before the others are known pays for it in clean
-accuracy. So the cascade is taken as the start of a short descent in the weights of all its layers on
+accuracy. So the closed form is taken as the start of a short descent in the weights of all candidate layers on
 
     KL(teacher(x) || student(x)) + KL(teacher(x) || student(c(x)))
         + 8 mean_l ( ||h_l(x) - t_l(x)||^2 + ||h_l(c(x)) - t_l(x)||^2 ) / ||t_l(x)||^2
@@ -10,7 +10,7 @@ accuracy. So the cascade is taken as the start of a short descent in the weights
 for unlabelled clean images x (shifted, mirrored, mixed), the fault c that was carried over, the activations h of the
 student and t of the untouched network: Hinton et al. 2015 and Romero et al. 2015, with the fault as the student's input
 and the clean image as the teacher's. Steps are orthogonalised momentum (Muon, Jordan et al. 2024) of a size relative to
-each weight: measured against Adam it needs a fifth of the steps.
+each weight: on a Fashion-MNIST blend 200 of them did more than 1,200 of Adam's.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rectify.editing.cascade import LayerEdit
+from rectify.editing.cascade import LayerEdit, whole_rank
 from rectify.editing.casebook import shifted
 from rectify.editing.corruption import Corruption
 from rectify.editing.values import bind
@@ -74,20 +74,20 @@ def multiplications(network: nn.Module, sites: Sequence[Site], example: Tensor) 
     return total
 
 
-def refine(
-    student: nn.Module,
+def refined(
+    start: nn.Module,
     teacher: nn.Module,
     sites: Sequence[Site],
     images: Tensor,
     faults: Sequence[Corruption],
     plan: Plan,
     advance: Callable[[int], None] = lambda n: None,
-) -> None:
-    """Move the weights of these layers of the student, in place; nothing else of it changes.
+) -> nn.Module:
+    """A copy of the edited network in which the weights of these layers have moved; nothing else of it differs.
 
     Parameters
     ----------
-    student
+    start
         The edited network, in eval mode.
     teacher
         The untouched one.
@@ -98,7 +98,7 @@ def refine(
     faults
         What carries the fault over to them; they take turns.
     """
-    student.requires_grad_(False)
+    student = copy.deepcopy(start).requires_grad_(False)
     layers = [bind(student, site).layer for site in sites]
     weights = [layer.module.weight.requires_grad_(True) for layer in layers]
     sizes = [float(weight.detach().norm()) for weight in weights]
@@ -117,7 +117,7 @@ def refine(
                 direction = orthogonalise(matrix).view_as(weight)
                 weight.sub_(direction * (rate * size / direction.norm().clamp_min(1e-12)))
         advance(1)
-    student.requires_grad_(False)
+    return student.requires_grad_(False)
 
 
 def misfit(student: nn.Module, teacher: nn.Module, names: Sequence[str], clean: Tensor, corrupted: Tensor) -> Tensor:
@@ -170,10 +170,7 @@ def difference(student: nn.Module, network: nn.Module, sites: Sequence[Site]) ->
     edits = []
     for site in sorted(sites, key=lambda s: s.order):
         new, old = (bind(n, site).layer.weight() for n in (student, network))
-        delta = new.double() - old.double()
-        identity = torch.eye(min(delta.shape[1:]), dtype=delta.dtype, device=delta.device).expand(len(delta), -1, -1)
-        low = delta.shape[1] <= delta.shape[2]
-        edits.append(LayerEdit(site.name, *((identity, delta) if low else (delta, identity))))
+        edits.append(whole_rank(site.name, new.double() - old.double()))
     return edits
 
 
@@ -213,18 +210,3 @@ def _inputs(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tens
     finally:
         for handle in handles:
             handle.remove()
-
-
-def refined(
-    start: nn.Module,
-    teacher: nn.Module,
-    sites: Sequence[Site],
-    images: Tensor,
-    faults: Sequence[Corruption],
-    plan: Plan,
-    advance: Callable[[int], None] = lambda n: None,
-) -> nn.Module:
-    """`refine` on a copy."""
-    student = copy.deepcopy(start)
-    refine(student, teacher, sites, images, faults, plan, advance)
-    return student
