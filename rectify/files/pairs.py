@@ -144,6 +144,7 @@ def _read_pair(one: Path, other: Path, preprocess: Preprocess, digest: _Digest) 
     a, b = preprocess.tensor(first), preprocess.tensor(second)
     if torch.equal(a, b):
         same = first.mode == second.mode and first.tobytes() == second.tobytes()
-        where = "" if same else " once resized and cropped: check --input-size and --crop-pct"
+        where = " once resized and cropped: check --input-size and --crop-pct"
+        where = ": give the corrupted one as --poisoned" if same else where
         raise ImageError(f"{plain(one)} and {plain(other)} are the same image{where}")
     return a, b
