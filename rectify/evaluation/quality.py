@@ -96,6 +96,7 @@ class Bench:
         self.score, self.x, self.targets, self.settings, self.null_region = score, x, targets, settings, null_region
         self.attack = Attack.from_options(settings.options)
         self._null: dict[str, Tensor | None] = {}
+        self._searched: dict[str, Perturbed] = {}
 
     @cached_property
     def masked(self) -> Masked:
@@ -108,15 +109,32 @@ class Bench:
         budget = Budget(self.attack.eps, "inf", self.settings.bounds)
         return fgsm(self.score, self.x, self.targets, budget)
 
-    def measure(self, name: str, metrics: Sequence[str]) -> list[Measure]:
-        """The metrics of the method of this name, in the order asked for.
+    def searched(self, name: str) -> Perturbed:
+        """The images after the search against the map of a method; one search serves all that share that map."""
+        smooth = attacked_map(name, smooth_score(self.score), self.settings)
+        if smooth.name not in self._searched:
+            self._searched[smooth.name] = attack_attribution(
+                self.score,
+                self.x,
+                self.targets,
+                smooth,
+                Budget(self.attack.eps, self.attack.norm, self.settings.bounds),  # type: ignore[arg-type]
+                judged=attacked_map(name, self.score, self.settings),
+                iterations=self.attack.iterations,
+                restarts=self.attack.restarts,
+                seed=self.settings.seed,
+            )
+        return self._searched[smooth.name]
+
+    def measure(self, name: str, metrics: Sequence[str], function: Method | None = None) -> list[Measure]:
+        """The metrics of the method of this name, in the order asked for; ``function`` is one that is not ours.
 
         Raises
         ------
         UsageError
             Unknown method or metric, or leakage without a null region.
         """
-        made = _Made(self, name)
+        made = _Made(self, name, function)
         found: list[Measure] = []
         for metric in metrics:
             if metric not in _MEASURES:
@@ -136,9 +154,9 @@ class Bench:
 class _Made:
     """A method on a bench: its maps are made when a metric asks for them, and once."""
 
-    def __init__(self, bench: Bench, name: str) -> None:
+    def __init__(self, bench: Bench, name: str, function: Method | None) -> None:
         self.bench, self.name = bench, name
-        self.method: Method = method(name)
+        self.method: Method = function or method(name)
 
     @cached_property
     def maps(self) -> Attribution:
@@ -191,24 +209,11 @@ def _told(measure: Measure, old: str, what: str) -> Measure:
 
 def _robustness(made: _Made) -> list[Measure]:
     """Under the search for the greatest distance of the method's own map, and under FGSM."""
-    bench, attack = made.bench, made.bench.attack
-    budget = Budget(attack.eps, attack.norm, bench.settings.bounds)  # type: ignore[arg-type]
-    searched = attack_attribution(
-        bench.score,
-        bench.x,
-        bench.targets,
-        attacked_map(made.name, smooth_score(bench.score), bench.settings),
-        budget,
-        judged=attacked_map(made.name, bench.score, bench.settings),
-        iterations=attack.iterations,
-        restarts=attack.restarts,
-        seed=bench.settings.seed,
-    )
-    found: list[Measure] = []
-    for perturbed in (searched, bench.stepped):
-        rows = robustness(made.method, bench.score, bench.x, bench.targets, bench.settings, perturbed, k=attack.k)
-        under = "attack" if perturbed is searched else "fgsm"
-        found += [replace(row, metric=row.metric.replace("robustness", f"robustness-{under}")) for row in rows]
+    bench, found = made.bench, list[Measure]()
+    for under, perturbed in (("attack", bench.searched(made.name)), ("fgsm", bench.stepped)):
+        common = (made.method, bench.score, bench.x, bench.targets, bench.settings, perturbed)
+        for row in robustness(*common, k=bench.attack.k):
+            found.append(replace(row, metric=row.metric.replace("robustness", f"robustness-{under}")))
     return found
 
 
