@@ -159,18 +159,12 @@ def unlearned_answer(network: nn.Module, image: Tensor, target: Tensor, eta: flo
         found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
     moved = {name: g for name, g in zip(weights, found, strict=True) if g is not None}
     del found
-    norm = float(torch.stack([_length(g) for g in moved.values()]).norm()) if moved else 0.0
+    norm = float(torch.stack([g.norm() for g in moved.values()]).double().norm()) if moved else 0.0
     # at a probability of exactly one there is nothing to ascend: theta^ is theta
     _step(moved, weights, eta / norm if norm > 0 else 0.0)
     with torch.no_grad():
         answer: Tensor = functional_call(network, moved, (image,)).softmax(1)
     return answer
-
-
-def _length(x: Tensor) -> Tensor:
-    """L2 norm summed in float64, without a copy of x in it."""
-    length: Tensor = torch.linalg.vector_norm(x, dtype=torch.float64)
-    return length
 
 
 def _step(gradients: dict[str, Tensor], weights: Mapping[str, Tensor], length: float) -> None:
