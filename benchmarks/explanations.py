@@ -60,7 +60,7 @@ METHODS: dict[str, tuple[str, Method, dict[str, Any]]] = {
     "random": ("gradient", random_map, {}),
 }
 SLOW, FEW = ("robustness", "stability"), 100  # these on so many images
-STEADY = ("uni", "uni, eps in pixels", "ig (black), 15 steps", "blur-ig", "guided-ig", "idgi")  # for stability
+STEADY = ("uni", "uni, eps in pixels", "ig (black), 15 steps", "blur-ig")  # for stability
 
 
 def setting(name: str, images: int) -> Setting:
@@ -210,15 +210,15 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         globals()["RESULTS"] = RESULTS.with_name("explanations-quick.json")
-    results = stored()
     for name in [] if options.show else options.names:
 
         def keep(shown: str, row: dict[str, Any], name: str = name) -> None:
+            results = stored()  # anew each time: another network may be measured beside this one
             results.setdefault(name, {})[shown] = row
             write(results, options.quick)
 
         run(name, 8 if options.quick else options.images, METRICS, keep)
-    write(results, options.quick)
+    write(stored(), options.quick)
 
 
 if __name__ == "__main__":
