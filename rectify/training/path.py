@@ -100,7 +100,7 @@ def size_of(network: nn.Module, x: Tensor, end: Tensor, y: Tensor, path: Path) -
             return _SIZES[path.size](integrated(network, x, end, y, path.nodes))
         weights = [p for p in network.parameters() if p.requires_grad]
         value, gradients = _by_chunks(network, x, end, y, path, weights)
-    known: Tensor = _Known.apply(value, gradients, *weights)  # type: ignore[no-untyped-call]
+    known: Tensor = _Known.apply(value, gradients, *weights)
     return known
 
 

@@ -120,20 +120,23 @@ class OneLayer(nn.Module):
         return torch.cat([torch.zeros_like(value), value], 1)
 
 
-def test_a_one_layer_network_has_the_soft_margin_of_the_theorem() -> None:
-    """ig_norm (lambda 1), madry, and ig_sum_norm, which adds beta times what madry adds to the natural loss."""
-    network = OneLayer()
-    x = 0.4 + 0.2 * torch.rand(4, 1, 1, 5, dtype=torch.float64)
-    y = torch.tensor([0, 1, 1, 0])
-    ball = Ball(eps=0.3, step=0.3, steps=3)
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_one_layer_network_has_the_soft_margin_of_the_theorem(label: int) -> None:
+    """ig_norm (lambda 1), madry, and ig_sum_norm, which adds beta times what madry adds to the natural loss.
+
+    ||IG||_1 has a local maximum in many corners of the ball, so the attack is given several starts.
+    """
+    network, y = OneLayer(3), torch.tensor([label])
+    x = 0.4 + 0.2 * torch.rand(1, 1, 1, 3, dtype=torch.float64)
     w, b = network.line.weight.detach()[0], float(network.line.bias.detach())
-    robust = sum(oracles.soft_margin(w, b, x[i].flatten(), 2 * int(y[i]) - 1, 0.3) for i in range(4)) / 4
-    plain = sum(oracles.soft_margin(w, b, x[i].flatten(), 2 * int(y[i]) - 1, 0.0) for i in range(4)) / 4
+    plain, robust = (oracles.soft_margin(w, b, x.flatten(), 2 * label - 1, eps) for eps in (0.0, 0.3))
+    ball, how = Ball(eps=0.3, step=0.3, steps=3), {"points": 1000, "attack_points": 5}  # right Riemann: O(1/m)
     assert madry(network, x, y, ball).item() == pytest.approx(robust, abs=1e-12)
-    m = 4000  # right Riemann is off by O(1/m)
-    assert ig_norm(network, x, y, ball, points=m, attack_points=5).item() == pytest.approx(robust, abs=1e-4)
-    summed = ig_sum_norm(network, x, y, ball, weight=0.5, points=m, attack_points=5).item()
-    assert summed == pytest.approx(robust + 0.5 * (robust - plain), abs=1e-4)
+    starts = [torch.Generator().manual_seed(seed) for seed in range(16)]
+    found = [ig_norm(network, x, y, ball, **how, generator=start).item() for start in starts]
+    assert max(found) == pytest.approx(robust, abs=1e-3)
+    found = [ig_sum_norm(network, x, y, ball, weight=0.5, **how, generator=start).item() for start in starts]
+    assert max(found) == pytest.approx(robust + 0.5 * (robust - plain), abs=1e-3)
 
 
 def test_completeness_makes_the_sum_of_ig_the_difference_of_losses() -> None:
@@ -271,7 +274,7 @@ def test_the_memory_bound_gives_nodes_a_pass() -> None:
     network, (x, y) = smooth_net(), pictures()
     assert nodes_that_fit(network, x, y, 1) == 1
     few, many = (nodes_that_fit(network, x, y, memory) for memory in (2**16, 2**17))
-    assert 1 < few and 2 * few <= many <= 2 * few + 1
+    assert few > 1 and 2 * few <= many <= 2 * few + 1
 
 
 def test_a_ten_line_loop_learns() -> None:
@@ -301,4 +304,4 @@ def test_float32_follows_float64() -> None:
     start = Ball(0.1, 0.0, 0)  # no steps: the sign of a rounding error would be another x'
     wide = ig_norm(network, x, y, start, points=5, attack_points=2, generator=torch.Generator().manual_seed(3))
     rough = ig_norm(narrow, x.float(), y, start, points=5, attack_points=2, generator=torch.Generator().manual_seed(3))
-    assert 0 < rough.item() and wide.item() == pytest.approx(rough.item(), rel=0.2)
+    assert rough.item() > 0 and wide.item() == pytest.approx(rough.item(), rel=0.2)
