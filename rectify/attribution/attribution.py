@@ -39,7 +39,7 @@ class Settings:
     """
 
     steps: int | None = None
-    rule: str = "gauss-legendre"
+    rule: str | None = None
     tolerance: float | None = None
     most_steps: int = 1024
     baseline: str | Tensor = "black"

@@ -17,6 +17,7 @@ from rectify.attribution.quadrature import quadrature
 from rectify.attribution.score import Scalar, Score, twice_differentiable, value_and_gradient
 
 STEPS = 32
+RULE = "gauss-legendre"
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def integral(
     end: Tensor,
     targets: Tensor,
     *,
-    rule: str = "gauss-legendre",
+    rule: str = RULE,
     steps: int = STEPS,
     chunk: int | None = None,
 ) -> Tensor:
@@ -111,6 +112,7 @@ def along_line(
     score: Score, x: Tensor, targets: Tensor, baseline: Tensor, settings: Settings, steps: int
 ) -> Attribution:
     """IG from given baselines (N, C, H, W); the steps are doubled where a tolerance asks for it."""
+    rule = settings.rule or RULE
     confidence, low = score.values(x, targets), score.values(baseline, targets)
     change = confidence - low
     values = torch.empty_like(x)
@@ -118,7 +120,7 @@ def along_line(
     used = [steps] * len(x)
     open_ones, now = torch.arange(len(x), device=x.device), steps
     while len(open_ones):
-        nodes, weights = quadrature(settings.rule, now)
+        nodes, weights = quadrature(rule, now)
         where = (baseline[open_ones], x[open_ones], targets[open_ones])
         found = walk(score, *where, nodes, weights, score.batch)
         values[open_ones] = (x[open_ones] - baseline[open_ones]) * found.gradient
@@ -130,7 +132,7 @@ def along_line(
         open_ones = open_ones[gap > settings.tolerance * change[open_ones].double().abs()]
         now *= 2
     ends = tuple(torch.cat([low[i : i + 1], path, confidence[i : i + 1]]) for i, path in enumerate(paths))
-    told: dict[str, Any] = {"rule": settings.rule, "steps": max(used), "baseline": baseline_name(settings)}
+    told: dict[str, Any] = {"rule": rule, "steps": max(used), "baseline": baseline_name(settings)}
     if settings.tolerance is not None:
         told["tolerance"] = settings.tolerance
     return Attribution(values, confidence, baseline, change, ends, True, told)

@@ -1,0 +1,11 @@
+"""The jobs of the command line as functions: each takes what was read, and returns the whole report as a dict.
+
+Nothing here prints; what is to be seen while one runs goes through a `Progress`.
+"""
+
+from rectify.jobs.common import Inputs, Options, Progress
+from rectify.jobs.edit import run_edit
+from rectify.jobs.evaluate import run_evaluate
+from rectify.jobs.localize import run_localize
+
+__all__ = ["Inputs", "Options", "Progress", "run_edit", "run_evaluate", "run_localize"]

@@ -1,0 +1,104 @@
+"""What every job takes, and how a report begins and ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from rectify.files.architectures import Subject
+from rectify.files.images import ImageSet, Pairs
+from rectify.reporting.build import conclude, empty_report, run_section
+from rectify.reporting.verdict import check_limits, decide, judge
+
+MOST_CALIBRATION = 512  # more images than this are sampled: the edit gains nothing from them
+
+
+class Progress(Protocol):
+    """What a terminal shows of long work."""
+
+    def start(self, label: str, total: int | None = None) -> None:
+        """Begin a piece of work of ``total`` steps (unknown if None)."""
+
+    def advance(self, n: int = 1) -> None:
+        """``n`` steps are done."""
+
+    def say(self, line: str) -> None:
+        """A line for people."""
+
+    def stop(self) -> None:
+        """The piece of work is over."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What was read: the model, the pairs that are edited on, those that only judge, and the image folders."""
+
+    subject: Subject
+    pairs: Pairs | None = None
+    holdout: Pairs | None = None
+    calibration: ImageSet | None = None
+    data: ImageSet | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to compute and what judges. ``gates`` maps gate names to limits."""
+
+    fault: str = "auto"
+    batch_size: int = 64
+    seed: int = 0
+    gates: Mapping[str, float] = field(default_factory=dict)
+    baseline: Mapping[str, Any] | None = None
+    exit_zero: bool = False
+    cache_dir: Path | None = None
+
+
+def begin(command: str, inputs: Inputs, options: Options) -> dict[str, Any]:
+    check_limits(options.gates)
+    report = empty_report(command)
+    subject = inputs.subject
+    report["model"] = {
+        "path": str(subject.checkpoint.path),
+        "sha256": subject.checkpoint.sha256,
+        "arch": subject.arch,
+        "arch_args": subject.arch_args,
+        "num_classes": subject.num_classes,
+        "parameters": sum(p.numel() for p in subject.network.parameters()),
+        "preprocess": subject.preprocess.to_dict(),
+        "trusted_pickle": subject.checkpoint.trusted_pickle,
+    }
+    for key, images in (("calibration", inputs.calibration), ("data", inputs.data), ("holdout_pairs", inputs.holdout)):
+        report[key] = None if images is None else {"count": len(images), "sha256": images.sha256}
+    return report
+
+
+def finish(
+    report: dict[str, Any],
+    options: Options,
+    started: float,
+    inputs: Inputs,
+    notes: list[str],
+    *,
+    inconclusive: str | None = None,
+    warnings: bool = False,
+) -> dict[str, Any]:
+    """Judge the gates and close the report."""
+    if warnings:
+        report["edit"]["warnings"] += _still_there(report)
+    gates = judge(options.gates, report, baseline=options.baseline)
+    verdict = decide(gates, inconclusive=inconclusive, exit_zero=options.exit_zero)
+    report = conclude(report, verdict)
+    report["run"] = run_section(started, str(inputs.subject.device), options.seed, notes)
+    return report
+
+
+def _still_there(report: dict[str, Any]) -> list[str]:
+    """A warning where the pairs themselves still show the fault."""
+    after = report["metrics"]["after"]
+    if after.get("asr"):
+        return [f"the fault is still there on {100 * after['asr']:.0f} % of the pairs"]
+    if after.get("recovery") is not None and after["recovery"] < 1 and after.get("asr") == 0:
+        return ["the attack is gone, but not every corrupted image of the pairs gets its class back"]
+    return []

@@ -1,0 +1,94 @@
+"""The pairs and calibration images on the device with the fault that they show, and the layers scored on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from rectify.editing import rectify as repair
+from rectify.editing.casebook import Case, open_case, variations
+from rectify.editing.fault import Fault, diagnose
+from rectify.editing.localize import Localization, is_candidate, localize
+from rectify.errors import Inconclusive
+from rectify.evaluation.accuracy import softmax
+from rectify.jobs.common import MOST_CALIBRATION, Inputs, Options, Progress
+from rectify.model.trace import Site, survey
+
+
+@dataclass
+class Scene:
+    """The pairs and calibration images on the model's device, with the fault that they show."""
+
+    network: nn.Module
+    clean: Tensor
+    corrupted: Tensor
+    fault: Fault
+    calibration: Tensor | None
+    bounds: tuple[Tensor, Tensor]
+    sites: list[Site]
+
+    def reference(self) -> Tensor:
+        """Images whose keys the scores are measured against."""
+        return variations(self.clean, self.bounds) if self.calibration is None else self.calibration
+
+
+def open_scene(inputs: Inputs, options: Options) -> Scene:
+    assert inputs.pairs is not None
+    subject = inputs.subject
+    device = subject.device
+    clean, corrupted = inputs.pairs.clean.to(device), inputs.pairs.corrupted.to(device)
+    answers = [softmax(subject.network, x, options.batch_size, device) for x in (clean, corrupted)]
+    fault = diagnose(answers[0], answers[1], inputs.pairs.labels, options.fault)
+    fault = Fault(fault.kind, fault.target, fault.labels.to(device), fault.shown.to(device), fault.notes)
+    calibration = None
+    if inputs.calibration is not None:
+        calibration = inputs.calibration.stack(MOST_CALIBRATION, options.seed).to(device)
+    low, high = subject.preprocess.bounds()
+    sites = survey(subject.network, clean[:1])
+    if not any(is_candidate(site) for site in sites):
+        raise Inconclusive("the model has no layer that can be edited: no plain Conv2d or Linear computes W k + b")
+    return Scene(subject.network, clean, corrupted, fault, calibration, (low.to(device), high.to(device)), sites)
+
+
+def open_scene_case(scene: Scene, options: Options) -> Case:
+    return open_case(
+        scene.network,
+        scene.clean,
+        scene.corrupted,
+        scene.fault,
+        scene.calibration,
+        scene.bounds,
+        batch=options.batch_size,
+        seed=options.seed,
+    )
+
+
+def score_layers(scene: Scene, options: Options, progress: Progress) -> Localization:
+    progress.start("localizing", len(scene.sites) + int(scene.fault.shown.sum()))
+    found = localize(
+        scene.network,
+        scene.sites,
+        scene.clean,
+        scene.corrupted,
+        scene.fault,
+        scene.reference(),
+        batch=options.batch_size,
+        advance=progress.advance,
+    )
+    progress.stop()
+    return found
+
+
+def with_trials(
+    scene: Scene, case: Case, found: Localization, options: Options, progress: Progress, number: int
+) -> Localization:
+    """The first ``number`` candidates with a trial each, ordered by what the trial did; the others behind them."""
+    candidates = [score for score in found.scores if score.candidate][:number]
+    progress.start("trial edits", len(candidates))
+    shop = repair.Workshop(scene.network, case, options.batch_size, lambda label: progress.advance())
+    tried = repair.trials(shop, candidates, 1)
+    progress.stop()
+    tried.sort(key=lambda score: score.trial.loss if score.trial else float("inf"))
+    names = {score.site.name for score in tried}
+    return replace(found, scores=(*tried, *(s for s in found.scores if s.site.name not in names)))
