@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from rectify.files.architectures import Subject
     from rectify.files.images import ImageSet, Pairs
     from rectify.files.preprocess import Preprocess
+    from rectify.jobs import Explaining
 
     StrPath = str | os.PathLike[str]
 
 __version__ = "0.1.0"
 
-__all__ = ["RectifyError", "__version__", "edit", "evaluate", "load", "localize", "pairs", "preprocessing"]
+__all__ = ["RectifyError", "__version__", "edit", "evaluate", "explain", "load", "localize", "pairs", "preprocessing"]
 
 
 def preprocessing(source: StrPath | Mapping[str, Any]) -> Preprocess:
@@ -137,6 +138,45 @@ def edit(
     choices |= how or {}
     wanted = jobs.Options(**options)
     report: dict[str, Any] = jobs.run_edit(inputs, wanted, out=Path(out), progress=_Silence(), **choices)
+    return report
+
+
+def explain(
+    subject: Subject,
+    pairs: Pairs | None = None,
+    *,
+    images: ImageSet | None = None,
+    how: Explaining | None = None,
+    compare: Subject | None = None,
+    out: StrPath | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Attribution maps of images and pairs; with ``out``, a picture and an array of each in that folder.
+
+    ``how`` says by which methods, for which class, from which baseline: `rectify.jobs.Explaining`. ``compare`` is a
+    second model whose maps stand beside the first one's. For the maps as tensors see `rectify.attribution.methods`.
+
+    Raises
+    ------
+    RectifyError
+        See `rectify.errors`.
+    """
+    import dataclasses
+
+    import rectify.jobs as jobs
+    from rectify.reporting.explain_files import ExplanationFiles
+
+    inputs = jobs.Inputs(subject=subject, pairs=pairs, images=images)
+    wanted = how or jobs.Explaining()
+    if wanted.settings.bounds is None:
+        low, high = (bound.to(subject.device) for bound in subject.preprocess.bounds())
+        wanted = dataclasses.replace(wanted, settings=dataclasses.replace(wanted.settings, bounds=(low, high)))
+    never = [subject.checkpoint.path, *([compare.checkpoint.path] if compare else [])]
+    facts = {"base_sha256": subject.checkpoint.sha256, "arch": subject.arch}
+    files = None if out is None else ExplanationFiles(Path(out), subject.preprocess, never, facts)
+    report: dict[str, Any] = jobs.run_explain(
+        inputs, jobs.Options(**options), explaining=wanted, compare=compare, writer=files, progress=_Silence()
+    )
     return report
 
 

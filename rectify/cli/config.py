@@ -12,6 +12,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
+from rectify.cli import values
 from rectify.cli.options import ALL_FLAGS, Flag, unique
 from rectify.cli.settings_file import find_settings_file, read_settings_file
 from rectify.errors import ConfigError, RectifyError, UsageError
@@ -169,7 +170,9 @@ def _from_file(file: Path, folder: Path) -> dict[str, Setting]:
 def _flatten(content: Mapping[str, Any], places: Mapping[str, Flag], where: str) -> Iterator[tuple[str, Any]]:
     """Nested or flat keys as the dotted places of the flags."""
     sections = {place.partition(".")[0] for place in places if "." in place}
-    short = {place.rpartition(".")[2]: place for place in places}
+    short: dict[str, str] = {}
+    for place in sorted(places, key=lambda place: "." in place):  # a key of the top level means itself
+        short.setdefault(place.rpartition(".")[2], place)
     seen: set[str] = set()
     for raw_key, raw in content.items():
         key = str(raw_key).replace("-", "_")
@@ -211,7 +214,7 @@ def _unknown(place: str, places: Mapping[str, Flag], sections: Iterable[str], wh
 def _read(flag: Flag, raw: Any, label: str, error: type[RectifyError]) -> Any:
     """The value of one setting; every gate outside its range is a usage error, whoever says it."""
     try:
-        if flag.many and flag.name != "arch_args":
+        if flag.many and flag.read is not values.arguments:
             return [flag.read(item) for item in (raw if isinstance(raw, list | tuple) else [raw])]
         return flag.read(raw)
     except ValueError as problem:

@@ -14,15 +14,16 @@ from rectify.errors import UsageError
 
 if TYPE_CHECKING:
     from rectify.files.architectures import Subject
-    from rectify.files.images import Pairs
-    from rectify.jobs import Inputs, Options
+    from rectify.files.images import ImageSet, Pairs
+    from rectify.jobs import Explaining, Inputs, Options
 
+MOST_REFERENCE = 512  # images that expected gradients draws its baselines from
 FIELDS = ("input_size", "crop_pct", "interpolation", "mean", "std")
 
 
 def gather(settings: Settings, terminal: Terminal) -> Inputs:
     """Open the model, then read the images that the settings name."""
-    from rectify.files.images import read_folder, read_labelled
+    from rectify.files.images import read_folder, read_images, read_labelled
     from rectify.jobs import Inputs
 
     check_pairs(settings)
@@ -36,8 +37,9 @@ def gather(settings: Settings, terminal: Terminal) -> Inputs:
         holdout=None if holdout is None else _pairs_of(holdout, subject),
         calibration=None if calibration is None else read_folder(calibration, subject.preprocess),
         data=None if data is None else read_labelled(data, subject.preprocess, subject.num_classes),
+        images=read_images(settings["image"], subject.preprocess) if settings.get("image") else None,
     )
-    for name in ("pairs", "holdout", "calibration", "data"):
+    for name in ("pairs", "holdout", "calibration", "data", "images"):
         found = getattr(inputs, name)
         terminal.detail(f"{name}: {'none' if found is None else len(found)}")
     return inputs
@@ -120,14 +122,57 @@ def options(settings: Settings) -> Options:
     elif "max_regression" in gates:
         raise UsageError("--max-regression needs --baseline report.json to compare with")
     return Options(
-        fault=settings["fault"],
+        fault=settings.get("fault") or "auto",
         batch_size=settings["batch_size"],
         seed=settings["seed"],
         gates=gates,
         baseline=None if baseline is None else read_baseline(baseline),
-        exit_zero=settings["exit_zero"],
+        exit_zero=bool(settings.get("exit_zero")),
         cache_dir=cache_dir(settings),
     )
+
+
+def explaining(settings: Settings, subject: Subject, reference: ImageSet | None) -> Explaining:
+    """What is to be explained, and how, from the settings of explain or evaluate."""
+    from rectify.attribution.attribution import Settings as How
+    from rectify.attribution.score import check_output
+    from rectify.jobs import Explaining
+
+    low, high = (bound.to(subject.device) for bound in subject.preprocess.bounds())
+    methods = tuple(dict.fromkeys(settings["method"])) or ("ig",)
+    if reference is None and "expected-gradients" in methods:
+        raise UsageError(
+            "expected-gradients draws its baselines from data: give --calibration DIR or another --method"
+        )
+    tolerance = settings["tolerance"]
+    if tolerance is not None and tolerance <= 0:
+        raise UsageError(f"--tolerance {tolerance:g}: give a share above 0, such as 0.01")
+    how = How(
+        steps=settings["steps"],
+        rule=settings["rule"],
+        tolerance=tolerance,
+        baseline=_start(settings.get("start"), subject),
+        bounds=(low, high),
+        reference=None if reference is None else reference.stack(MOST_REFERENCE, settings["seed"]).to(subject.device),
+        layer=settings.get("explain_layer"),
+        seed=settings["seed"],
+        options=dict(settings["method_options"] or {}),
+    )
+    return Explaining(methods, settings.get("target") or "auto", check_output(settings["score"]), how)
+
+
+def _start(word: str | None, subject: Subject) -> Any:
+    """The baseline: a name, or an image file."""
+    from rectify.attribution.baselines import STATIC
+    from rectify.files.images import read_image
+    from rectify.files.words import did_you_mean
+
+    if word is None or word in STATIC:
+        return word or "black"
+    path = Path(word).expanduser()
+    if not path.exists() and not path.suffix:
+        raise UsageError(f"--baseline {word}: no such image or name; {did_you_mean(word, STATIC)}")
+    return read_image(path, subject.preprocess).to(subject.device)
 
 
 def read_baseline(path: Path) -> dict[str, Any]:

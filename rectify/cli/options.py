@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rectify.cli import values
@@ -15,6 +16,7 @@ PANELS = (
     "Data",
     "Preprocessing",
     "Edit",
+    "Explain",
     "Evaluate",
     "Localize",
     "Gates",
@@ -73,6 +75,32 @@ FAULTS = ("auto", "flip", "cue", "leak")
 FORMATS = ("text", "json", "markdown", "junit", "github")
 COLORS = ("auto", "always", "never")
 MODES = ("dynamic", "static")
+# Their modules import torch, so that a help page cannot ask them for their names; a test compares the lists.
+METHODS = (
+    "ig",
+    "uni",
+    "gradient",
+    "gradient-x-input",
+    "smoothgrad",
+    "deeplift",
+    "blur-ig",
+    "guided-ig",
+    "expected-gradients",
+    "idgi",
+    "grad-cam",
+)
+SCORES = ("probability", "logit", "log-probability")
+RULES = ("gauss-legendre", "midpoint", "right-riemann", "trapezoid")
+METRICS = (
+    "mufidelity",
+    "deletion",
+    "insertion",
+    "robustness",
+    "stability",
+    "monotonicity",
+    "completeness",
+    "leakage",
+)
 
 MODEL_ARGUMENT = Flag("model", (), "Model", "Checkpoint, or folder; rectify.yaml may name it instead.", values.path, "")
 
@@ -257,6 +285,150 @@ EDIT = (
         key="edit.out_dtype",
     ),
 )
+METHOD = (
+    _flag(
+        "method",
+        "Explain",
+        f"How to attribute; repeatable: {', '.join(METHODS)} [default: ig].",
+        values.one_of(*METHODS),
+        "NAME",
+        many=True,
+        key="explain.method",
+    ),
+    _flag(
+        "score",
+        "Explain",
+        "The output of the network that is explained.",
+        values.one_of(*SCORES),
+        "|".join(SCORES),
+        default="probability",
+        key="explain.score",
+    ),
+    _flag(
+        "steps", "Explain", "Path points or samples [default: the method's].", values.whole(1), "N", key="explain.steps"
+    ),
+    _flag(
+        "rule",
+        "Explain",
+        f"Quadrature on the path: {', '.join(RULES)} [default: the method's].",
+        values.one_of(*RULES),
+        "NAME",
+        key="explain.rule",
+    ),
+    _flag(
+        "tolerance",
+        "Explain",
+        "Double the steps until the completeness gap is this share of the change (ig, uni).",
+        values.number,
+        "X",
+        key="explain.tolerance",
+    ),
+    _flag(
+        "method_options",
+        "Explain",
+        "Option of a method, such as eps=0.5 for uni or noise=0.1 for smoothgrad; repeatable.",
+        values.arguments,
+        "K=V",
+        many=True,
+        spellings=("--set",),
+        key="explain.set",
+    ),
+)
+EXPLAIN = (
+    _flag(
+        "image",
+        "Explain",
+        "Image, or folder of images, to explain; repeatable. A pair works as well.",
+        values.path,
+        "PATH",
+        many=True,
+        key=None,
+    ),
+    _flag(
+        "target",
+        "Explain",
+        "The class to explain: auto (the prediction; of a pair the clean image's class for both), predicted (each "
+        "image's own prediction), or a number.",
+        metavar="auto|predicted|CLASS",
+        default="auto",
+        key="explain.target",
+    ),
+    _flag(
+        "start",
+        "Explain",
+        "Where a path begins: black, white, mean, blur, noise, uniform, or an image.",
+        metavar="NAME|PATH",
+        default="black",
+        spellings=("--baseline",),
+        key="explain.baseline",
+    ),
+    _flag(
+        "explain_layer",
+        "Explain",
+        "Attribute to this layer's output (ig, uni, gradient, gradient-x-input); where grad-cam looks.",
+        metavar="NAME",
+        spellings=("--layer",),
+        key="explain.layer",
+    ),
+    _flag(
+        "compare",
+        "Explain",
+        "A second model, such as the repaired one: the same maps side by side.",
+        values.path,
+        "MODEL",
+        key=None,
+    ),
+    _flag(
+        "faithfulness",
+        "Explain",
+        "Measure MuFidelity of every map; auto: where an HTML or Markdown report is written.",
+        values.one_of("auto", "on", "off"),
+        "auto|on|off",
+        default="auto",
+        key="explain.faithfulness",
+    ),
+    _flag(
+        "explain_out",
+        "Explain",
+        "Folder for the pictures and arrays.",
+        values.path,
+        "DIR",
+        default=Path("explanations"),
+        spellings=("--out",),
+        key="explain.out",
+    ),
+)
+REFERENCE = (
+    _flag("calibration", "Data", "Clean images that expected-gradients draws its baselines from.", values.path, "DIR"),
+)
+METRIC = (
+    _flag(
+        "metrics",
+        "Evaluate",
+        f"Quality of explanations; repeatable: {', '.join(METRICS)}.",
+        values.one_of(*METRICS),
+        "NAME",
+        many=True,
+        key="evaluate.metrics",
+    ),
+    _flag(
+        "samples",
+        "Evaluate",
+        "Images that the metrics look at, drawn from --data, else from the pairs' clean images.",
+        values.whole(1),
+        "N",
+        default=50,
+        key="evaluate.samples",
+    ),
+    _flag(
+        "null_region",
+        "Evaluate",
+        "Mask for leakage: white where nothing of the class is.",
+        values.path,
+        "MASK",
+        key="evaluate.null_region",
+    ),
+)
 AGAINST = (_flag("against", "Evaluate", "The model before the edit, to compare with.", values.path, "MODEL", key=None),)
 TRIAL = (
     _flag(
@@ -292,6 +464,9 @@ EVALUATE_FLAGS = (
     *HOLDOUT,
     *DATA,
     *PREPROCESS,
+    *METRIC,
+    *METHOD,
+    *REFERENCE,
     *AGAINST,
     *GATES,
     *BASELINE,
@@ -300,10 +475,23 @@ EVALUATE_FLAGS = (
     *COMPUTE,
     *SETTINGS,
 )
+EXPLAIN_FLAGS = (
+    *MODEL,
+    *(flag for flag in PAIRS if flag.name != "fault"),
+    *REFERENCE,
+    *PREPROCESS,
+    *EXPLAIN[:1],
+    *METHOD[:1],
+    *EXPLAIN[1:],
+    *METHOD[1:],
+    *OUTPUT,
+    *COMPUTE,
+    *SETTINGS,
+)
 
 GATE_NAMES = (*(flag.name for flag in (*GATES, MIN_EDITABILITY)), "max_regression")
 
-COMMAND_FLAGS = {"localize": LOCALIZE_FLAGS, "edit": EDIT_FLAGS, "evaluate": EVALUATE_FLAGS}
+COMMAND_FLAGS = {"localize": LOCALIZE_FLAGS, "edit": EDIT_FLAGS, "explain": EXPLAIN_FLAGS, "evaluate": EVALUATE_FLAGS}
 
 
 def unique(flags: Iterable[Flag]) -> dict[str, Flag]:

@@ -50,7 +50,7 @@ def draw(result: Result, folder: Path, terminal: Terminal) -> Pictures:
 
     A picture that fails is left out with a note: the result that it would show is there already.
     """
-    pictures: Pictures = {}
+    pictures: Pictures = _explanations(result)
     sketches: list[tuple[str, str, Callable[[Result, Path], bool]]] = [
         ("The layers, by editability", "layers", _layers),
         ("The pairs before and after", "pairs", _repair),
@@ -65,6 +65,17 @@ def draw(result: Result, folder: Path, terminal: Terminal) -> Pictures:
     return pictures
 
 
+def _explanations(result: Result) -> Pictures:
+    """The pictures that explain has drawn already, worst completeness first: of a pair the one of both."""
+    rows = result.report.get("explanations") or []
+    found: Pictures = {}
+    for row in sorted(rows, key=lambda row: -(row["relative_gap"] or 0.0)):
+        drawn = [Path(file) for file in row["files"] if file.endswith(".png")]
+        if drawn and drawn[-1] not in found.values():
+            found[f"{Path(row['image']).name} by {row['method']}"] = drawn[-1]
+    return found
+
+
 def _layers(result: Result, path: Path) -> bool:
     from rectify.reporting.plots import layers_plot
 
@@ -77,7 +88,7 @@ def _layers(result: Result, path: Path) -> bool:
 def _repair(result: Result, path: Path) -> bool:
     from rectify.reporting.repair import repair_picture
 
-    if result.inputs.pairs is None:
+    if result.inputs.pairs is None or result.report["command"] == "explain":
         return False
     repair_picture(pair_rows(result), path, report=result.report)
     return True

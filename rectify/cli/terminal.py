@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Sequence
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from rectify.errors import OutputError
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as RichProgress
+
+    from rectify.reporting.heatmaps import Map
 
 
 def write_stdout(text: str) -> None:
@@ -114,6 +117,19 @@ class Terminal:
     def say(self, line: str) -> None:
         """A note of the library."""
         self.note(line)
+
+    def preview(self, maps: Sequence[Map]) -> None:
+        """Show maps in coloured half blocks, where stderr is a terminal that can."""
+        if self.quiet or not maps or sys.stderr is None or not sys.stderr.isatty():
+            return
+        from rich.console import Console
+
+        from rectify.reporting.heatmaps import can_preview, preview
+
+        console = Console(stderr=True, highlight=False)
+        if can_preview(console):
+            depth: Any = "truecolor" if console.color_system == "truecolor" else "256"
+            console.print(preview(maps, console.width, depth))
 
     def start(self, label: str, total: int | None = None) -> None:
         """Begin a step of ``total`` parts (None: unknown)."""

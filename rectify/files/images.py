@@ -20,7 +20,7 @@ from rectify.files.pairs import Pairs, read_pairs
 from rectify.files.preprocess import Preprocess
 from rectify.files.words import listed, no_such_file, plain, reason
 
-__all__ = ["ImageSet", "Pairs", "read_folder", "read_image", "read_labelled", "read_pairs"]
+__all__ = ["ImageSet", "Pairs", "read_folder", "read_image", "read_images", "read_labelled", "read_pairs"]
 
 _BLOCK = 1 << 20
 
@@ -141,6 +141,21 @@ def read_folder(path: Path, preprocess: Preprocess) -> ImageSet:
     if not paths:
         raise ImageError(f"{plain(path)} holds no images ({SUFFIX_HINT})")
     return ImageSet(tuple(paths), None, None, preprocess, _digest(paths, None))
+
+
+def read_images(paths: Sequence[Path], preprocess: Preprocess) -> ImageSet:
+    """Images named one by one, and those in folders that are named, in order, each once.
+
+    Raises
+    ------
+    ImageError
+        If there is no such file, or a folder holds no image.
+    """
+    found: list[Path] = []
+    for path in paths:
+        found += read_folder(path, preprocess).paths if os.path.isdir(path) else (path,)
+    unique = tuple(dict.fromkeys(found))
+    return ImageSet(unique, None, None, preprocess, _digest(unique, None))
 
 
 def read_labelled(path: Path, preprocess: Preprocess, num_classes: int) -> ImageSet:

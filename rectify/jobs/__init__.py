@@ -6,6 +6,16 @@ Nothing here prints; what is to be seen while one runs goes through a `Progress`
 from rectify.jobs.common import Inputs, Options, Progress
 from rectify.jobs.edit import run_edit
 from rectify.jobs.evaluate import run_evaluate
+from rectify.jobs.explain import Explaining, run_explain
 from rectify.jobs.localize import run_localize
 
-__all__ = ["Inputs", "Options", "Progress", "run_edit", "run_evaluate", "run_localize"]
+__all__ = [
+    "Explaining",
+    "Inputs",
+    "Options",
+    "Progress",
+    "run_edit",
+    "run_evaluate",
+    "run_explain",
+    "run_localize",
+]

@@ -33,13 +33,14 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class Inputs:
-    """What was read: the model, the pairs that are edited on, those that only judge, and the image folders."""
+    """What was read: the model, the pairs that are worked on, those that only judge, and the images."""
 
     subject: Subject
     pairs: Pairs | None = None
     holdout: Pairs | None = None
     calibration: ImageSet | None = None
     data: ImageSet | None = None
+    images: ImageSet | None = None  # to explain
 
 
 @dataclass(frozen=True)
