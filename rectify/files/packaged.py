@@ -84,7 +84,9 @@ def load(name: str, folder: Path) -> tuple[Split, Split]:
         with np.load(stored) as file:
             train_x, train_y, test_x, test_y = (file[key] for key in file.files)
     except (OSError, ValueError, KeyError, EOFError, tarfile.TarError) as error:
-        raise ImageError(f"the set {name} in {plain(folder)} cannot be used ({reason(error)}): delete it there") from None
+        raise ImageError(
+            f"the set {name} in {plain(folder)} cannot be used ({reason(error)}): delete it there"
+        ) from None
     return Split(train_x, train_y), Split(test_x, test_y)
 
 
@@ -116,7 +118,9 @@ def _run(name: str, command: list[str], folder: Path) -> None:
             f"the set {name} comes by `{' '.join(command)}`, and there is no {command[0]} here: "
             "install it, or give --data a folder of images, a folder a class"
         )
-    done = subprocess.run(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False
+    )
     if done.returncode:
         said = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "")
         hint = "try `apt-get update` first, " if command[0] == "apt-get" else ""

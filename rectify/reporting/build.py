@@ -34,6 +34,7 @@ def empty_report(command: str) -> dict[str, Any]:
         "localize": None,
         "edit": None,
         "metrics": {"before": None, "after": None, "holdout": {"before": None, "after": None}},
+        "train": None,
         "run": run_section(time.time(), "cpu", 0, ()),
     }
 

@@ -6,20 +6,22 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from rectify.errors import TrainingError
 from rectify.evaluation.accuracy import softmax
-from rectify.jobs.common import Progress
 from rectify.training import objectives
 from rectify.training.data import Labelled
 from rectify.training.inner import Ball, steady
 from rectify.training.path import nodes_that_fit
 from rectify.training.presets import WITH_PATHS, Plan
 from rectify.training.state import Keeper, Position, generator, order
+
+if TYPE_CHECKING:
+    from rectify.jobs.common import Progress
 
 WATCHED = 2_000  # validation images that are looked at after every epoch
 Bounds = tuple[Tensor, Tensor]

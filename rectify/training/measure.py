@@ -8,7 +8,7 @@ count. `rectify.evaluation.attacks` says what each part does.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,9 @@ from rectify.attribution.integrated_gradients import integrated_gradients
 from rectify.attribution.score import Score, batch_that_fits
 from rectify.evaluation import attacks
 from rectify.evaluation.measure import Measure
-from rectify.jobs.common import Progress
+
+if TYPE_CHECKING:
+    from rectify.jobs.common import Progress
 
 AT_ONCE = 8  # images a round of the attack on attributions: what a progress bar moves by
 

@@ -60,8 +60,8 @@ class Keeper:
     where: str = "its start"
 
     def due(self) -> bool:
-        """Whether it is time for the next state."""
-        return time.monotonic() - self.last >= max(self.seconds, self.took / SHARE)
+        """Whether it is time for the next state; with 0 seconds it always is."""
+        return not self.seconds or time.monotonic() - self.last >= max(self.seconds, self.took / SHARE)
 
     def keep(self, network: nn.Module, optimiser: torch.optim.Optimizer, at: Position, where: str) -> None:
         """Write the state.
