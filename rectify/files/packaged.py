@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import tarfile
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,9 +82,9 @@ def load(name: str, folder: Path) -> tuple[Split, Split]:
         folder.mkdir(parents=True, exist_ok=True)
         if not stored.exists():
             _keep(_fetch(name, folder), stored)
-        with np.load(stored) as file:
+        with open(stored, "rb") as raw, np.load(raw) as file:
             train_x, train_y, test_x, test_y = (file[key] for key in file.files)
-    except (OSError, ValueError, KeyError, EOFError, tarfile.TarError) as error:
+    except (OSError, ValueError, KeyError, EOFError, tarfile.TarError, zipfile.BadZipFile) as error:
         raise ImageError(
             f"the set {name} in {plain(folder)} cannot be used ({reason(error)}): delete it there"
         ) from None
