@@ -99,8 +99,7 @@ def read(source: Path, preprocess: Preprocess, num_classes: int) -> Labelled:
     ImageError
         If it is not there, holds no images, or does not fit the number of classes.
     """
-    if not os.path.lexists(source) and source.parent == Path():
-        raise ImageError(f"{plain(source)}: no such folder, nor a packaged set; {did_you_mean(source.name, SETS)}")
+    _check_there(source)
     return from_files(read_labelled(source, preprocess, num_classes))
 
 
@@ -118,6 +117,7 @@ def count_classes(source: Path) -> int:
     ImageError
         If it is no folder with folders in it.
     """
+    _check_there(source)
     if os.path.isfile(source):
         raise ImageError(f"{plain(source)} does not say how many classes there are: pass --num-classes N")
     require_folder(source)
@@ -127,6 +127,12 @@ def count_classes(source: Path) -> int:
     if len(names) < 2:
         raise ImageError(f"{plain(source)} has {len(names)} class folders: a classifier needs two or more")
     return len(names)
+
+
+def _check_there(source: Path) -> None:
+    """A bare name that is neither here nor a packaged set is most likely a slip in the set's name."""
+    if not os.path.lexists(source) and source.parent == Path():
+        raise ImageError(f"{plain(source)}: no such folder, nor a packaged set; {did_you_mean(source.name, SETS)}")
 
 
 def check_alike(data: Labelled, val: Labelled) -> None:

@@ -63,7 +63,9 @@ def test_other_classes_in_the_validation_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "count"), [(("a", "b", "c"), 3), (("0", "7"), 8), (("00000", "00042"), 43)], ids=["names", "numbers", "gtsrb"]
+    ("names", "count"),
+    [(("a", "b", "c"), 3), (("0", "7"), 8), (("00000", "00042"), 43)],
+    ids=["names", "numbers", "gtsrb"],
 )
 def test_classes_are_counted(tmp_path: Path, names: tuple[str, ...], count: int) -> None:
     assert count_classes(folder(tmp_path / "d", names)) == count
