@@ -105,7 +105,9 @@ def integrated_gradients(score: Score, x: Tensor, targets: Tensor, settings: Set
     UsageError
         Unknown baseline or rule, or too few steps.
     """
-    return along_line(score, x, targets, baseline_images(x, settings), settings, settings.steps or STEPS)
+    return along_line(
+        score, x, targets, baseline_images(x, settings), settings, STEPS if settings.steps is None else settings.steps
+    )
 
 
 def along_line(

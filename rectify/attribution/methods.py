@@ -62,6 +62,6 @@ def attribute(name: str, score: Score, x: Tensor, targets: Tensor, settings: Set
 
         how = Unlearning.from_options(settings.options)
         start = unlearned_baseline(score, x, targets, how, settings.bounds)
-        settings = replace(settings, steps=settings.steps or STEPS)
+        settings = replace(settings, steps=STEPS if settings.steps is None else settings.steps)
         return layer_attribution(name, score, x, targets, settings, baseline=start)
     return layer_attribution(name, score, x, targets, settings)

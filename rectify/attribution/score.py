@@ -48,7 +48,7 @@ class Score:
 
     def __call__(self, x: Tensor, targets: Tensor) -> Tensor:
         """F_c of (B, C, H, W) for classes (B,), as (B,): differentiable, in one pass."""
-        return self.of(self.network(x), targets)
+        return self.of(self.network(x.clone()), targets)  # a network may change its input in place
 
     @torch.no_grad()
     def values(self, x: Tensor, targets: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class Score:
     def predictions(self, x: Tensor) -> Tensor:
         """The class of each image, (N,)."""
         with torch.no_grad():
-            parts = [self.network(x[i : i + self.batch]).argmax(1) for i in range(0, len(x), self.batch)]
+            parts = [self.network(x[i : i + self.batch].clone()).argmax(1) for i in range(0, len(x), self.batch)]
         return torch.cat(parts)
 
 
@@ -130,5 +130,5 @@ def bytes_kept(network: nn.Module, image: Tensor) -> int:
         return tensor
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        network(image.detach().requires_grad_(True))
+        network(image.detach().requires_grad_(True).clone())
     return sum(seen.values())

@@ -110,7 +110,7 @@ def uni(score: Score, x: Tensor, targets: Tensor, settings: Settings) -> Attribu
     how = Unlearning.from_options(settings.options)
     baseline = unlearned_baseline(score, x, targets, how, settings.bounds)
     settings = replace(settings, rule=settings.rule or RULE, baseline=baseline)
-    found = along_line(score, x, targets, baseline, settings, settings.steps or STEPS)
+    found = along_line(score, x, targets, baseline, settings, STEPS if settings.steps is None else settings.steps)
     return replace(found, settings={**found.settings, "baseline": "unlearned", **asdict(how)})
 
 

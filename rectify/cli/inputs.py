@@ -136,14 +136,13 @@ def explaining(settings: Settings, subject: Subject, reference: ImageSet | None)
     """What is to be explained, and how, from the settings of explain or evaluate."""
     from rectify.attribution.attribution import Settings as How
     from rectify.attribution.score import check_output
+    from rectify.evaluation.quality import checked_options
     from rectify.jobs import Explaining
 
     low, high = (bound.to(subject.device) for bound in subject.preprocess.bounds())
     methods = tuple(dict.fromkeys(settings["method"])) or ("ig",)
     if reference is None and "expected-gradients" in methods:
-        raise UsageError(
-            "expected-gradients draws its baselines from data: give --calibration DIR or another --method"
-        )
+        raise UsageError("expected-gradients draws its baselines from data: give --calibration DIR or another --method")
     tolerance = settings["tolerance"]
     if tolerance is not None and tolerance <= 0:
         raise UsageError(f"--tolerance {tolerance:g}: give a share above 0, such as 0.01")
@@ -156,7 +155,7 @@ def explaining(settings: Settings, subject: Subject, reference: ImageSet | None)
         reference=None if reference is None else reference.stack(MOST_REFERENCE, settings["seed"]).to(subject.device),
         layer=settings.get("explain_layer"),
         seed=settings["seed"],
-        options=dict(settings["method_options"] or {}),
+        options=checked_options(settings["method_options"] or {}),
     )
     return Explaining(methods, settings.get("target") or "auto", check_output(settings["score"]), how)
 

@@ -20,7 +20,7 @@ from rectify.files.pairs import Pairs, read_pairs
 from rectify.files.preprocess import Preprocess
 from rectify.files.words import listed, no_such_file, plain, reason
 
-__all__ = ["ImageSet", "Pairs", "read_folder", "read_image", "read_images", "read_labelled", "read_pairs"]
+__all__ = ["ImageSet", "Pairs", "read_folder", "read_image", "read_images", "read_labelled", "read_mask", "read_pairs"]
 
 _BLOCK = 1 << 20
 
@@ -156,6 +156,25 @@ def read_images(paths: Sequence[Path], preprocess: Preprocess) -> ImageSet:
         found += read_folder(path, preprocess).paths if os.path.isdir(path) else (path,)
     unique = tuple(dict.fromkeys(found))
     return ImageSet(unique, None, None, preprocess, _digest(unique, None))
+
+
+def read_mask(path: Path, preprocess: Preprocess) -> Tensor:
+    """A region of the network's input, bool (H, W): true where the mask image is white.
+
+    The mask is resized and cropped as the images are, without blending pixels.
+
+    Raises
+    ------
+    ImageError
+        If it is no image, or marks all or nothing.
+    """
+    plain_size = (1, *preprocess.input_size[1:])
+    how = Preprocess(plain_size, (0.0,), (1.0,), preprocess.crop_pct, "nearest", preprocess.crop_mode)
+    mask = read_image(path, how)[0] > 0.5
+    if bool(mask.all()) or not bool(mask.any()):
+        what = "all white" if bool(mask.all()) else "all black"
+        raise ImageError(f"{plain(path)} is {what}: a mask is white on one region and black elsewhere")
+    return mask
 
 
 def read_labelled(path: Path, preprocess: Preprocess, num_classes: int) -> ImageSet:

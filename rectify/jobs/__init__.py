@@ -5,7 +5,7 @@ Nothing here prints; what is to be seen while one runs goes through a `Progress`
 
 from rectify.jobs.common import Inputs, Options, Progress
 from rectify.jobs.edit import run_edit
-from rectify.jobs.evaluate import run_evaluate
+from rectify.jobs.evaluate import Quality, run_evaluate
 from rectify.jobs.explain import Explaining, run_explain
 from rectify.jobs.localize import run_localize
 from rectify.jobs.train import Trained, run_train
@@ -15,6 +15,7 @@ __all__ = [
     "Inputs",
     "Options",
     "Progress",
+    "Quality",
     "Trained",
     "run_edit",
     "run_evaluate",

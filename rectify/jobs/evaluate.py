@@ -3,19 +3,55 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
+from rectify.attribution.score import Score, batch_that_fits
 from rectify.errors import Inconclusive, UsageError
+from rectify.evaluation.quality import Bench
 from rectify.files.architectures import Subject
 from rectify.jobs.common import Inputs, Options, Progress, begin, finish
+from rectify.jobs.explain import Explaining
 from rectify.jobs.measuring import check_chance, fault_of, judge_holdout, measure
 from rectify.sections import pairs_section
 
 
+@dataclass(frozen=True)
+class Quality:
+    """Which metrics of explanations to measure, on how many images.
+
+    Attributes
+    ----------
+    metrics
+        Names of `rectify.evaluation.quality`.
+    explaining
+        Methods, output and settings; its target is not used: what is explained is the prediction.
+    samples
+        Images at most, drawn by the seed from the labelled ones, else the clean ones of the pairs.
+    null_region
+        Bool (H, W), for ``leakage``.
+    """
+
+    metrics: tuple[str, ...]
+    explaining: Explaining
+    samples: int = 50
+    null_region: Tensor | None = None
+
+
 def run_evaluate(
-    inputs: Inputs, options: Options, *, against: Subject | None = None, progress: Progress
+    inputs: Inputs,
+    options: Options,
+    *,
+    against: Subject | None = None,
+    quality: Quality | None = None,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Measure the model, and the model ``against`` which it is held, and judge the gates.
+
+    With ``quality`` the explanations of the model are measured too; leakage, of the first method, also of ``against``,
+    and it counts for its gate.
 
     Raises
     ------
@@ -43,6 +79,55 @@ def run_evaluate(
             report["metrics"]["before"] = measure(against.network, inputs, options, target, fault).to_dict()
         judge_holdout(report, inputs, options, inputs.subject.network, fault, against.network if against else None)
         progress.stop()
+        if quality is not None:
+            _explanations(report, inputs, options, quality, against, progress)
     except Inconclusive as reason:
         return finish(report, options, started, inputs, [], inconclusive=str(reason))
     return finish(report, options, started, inputs, [])
+
+
+def _explanations(
+    report: dict[str, Any],
+    inputs: Inputs,
+    options: Options,
+    quality: Quality,
+    against: Subject | None,
+    progress: Progress,
+) -> None:
+    """Fill in the metrics of every method, and leakage before and after."""
+    images = _sample(inputs, quality.samples, options.seed)
+    bench = _bench(inputs.subject, images, options, quality)
+    methods = quality.explaining.methods
+    report["explanation_metrics"] = []
+    progress.start("judging explanations", len(methods) * len(quality.metrics))
+    for name in methods:
+        for metric in quality.metrics:
+            report["explanation_metrics"] += [one.to_dict(name) for one in bench.measure(name, [metric])]
+            progress.advance()
+    progress.stop()
+    if "leakage" in quality.metrics:
+        report["metrics"]["after"]["leakage"] = _first_leakage(report["explanation_metrics"])
+        if against is not None:
+            before = _bench(against, images, options, quality).measure(methods[0], ["leakage"])
+            report["metrics"]["before"]["leakage"] = _first_leakage([one.to_dict(methods[0]) for one in before])
+
+
+def _sample(inputs: Inputs, samples: int, seed: int) -> Tensor:
+    if inputs.data is not None:
+        return inputs.data.stack(samples, seed)
+    pairs = inputs.pairs or inputs.holdout
+    assert pairs is not None
+    return pairs.clean[:samples]
+
+
+def _bench(subject: Subject, images: Tensor, options: Options, quality: Quality) -> Bench:
+    x = images.to(subject.device)
+    score = Score(
+        subject.network, quality.explaining.output, batch_that_fits(subject.network, x[:1], options.batch_size)
+    )
+    region = None if quality.null_region is None else quality.null_region.to(x.device)
+    return Bench(score, x, score.predictions(x), quality.explaining.settings, region)
+
+
+def _first_leakage(rows: list[dict[str, Any]]) -> float | None:
+    return next((row["value"] for row in rows if row["metric"] == "leakage"), None)

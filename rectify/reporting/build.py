@@ -34,6 +34,9 @@ def empty_report(command: str) -> dict[str, Any]:
         "localize": None,
         "edit": None,
         "metrics": {"before": None, "after": None, "holdout": {"before": None, "after": None}},
+        "explanations": None,
+        "explanation_pairs": None,
+        "explanation_metrics": None,
         "train": None,
         "run": run_section(time.time(), "cpu", 0, ()),
     }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from rectify.reporting.verdict import Gate, Report, decide, measured
 from rectify.reporting.words import count, number, percent, plural, printable, short, size
 
+MODELS = {"model": "before", "compare": "after"}  # the model explained and the one that it is compared with
 CAST_WORTH_SAYING = 0.001  # what is lost in a cast to float32 is of no interest
 
 
@@ -44,6 +46,8 @@ def headline(report: Report) -> str:
         return ""
     if report["command"] == "localize":
         return _first_layer(report.get("localize"))
+    if report["command"] == "explain":
+        return _explained(report)
     if report["command"] == "train":
         from rectify.reporting.training import train_headline
 
@@ -83,6 +87,60 @@ def _changes(report: Report) -> str:
     return ", ".join(found)
 
 
+def _explained(report: Report) -> str:
+    """Of pairs how alike their maps are, else the worst completeness gap."""
+    entries = report.get("explanations") or []
+    if pairs := report.get("explanation_pairs"):
+        found = [_alike(pairs, method) for method in dict.fromkeys(pair["method"] for pair in pairs)]
+        return "; ".join(printable(line) for line in found if line)
+    if not entries:
+        return ""
+    images = {entry["image"] for entry in entries}
+    line = f"{plural(len(images), 'image')} explained by {_methods(entries)}"
+    worst = worst_gap(entries)
+    if worst is None:
+        return line
+    where = f" ({image_names(images)[worst['image']]})" if len(images) > 1 else ""
+    gap = "worst completeness gap" if len(entries) > 1 else "completeness gap"
+    return printable(f"{line}: {gap} {percent(worst['relative_gap'], 1)}{where}")
+
+
+def _alike(pairs: Sequence[Mapping[str, Any]], method: str) -> str:
+    both = len({pair["model"] for pair in pairs}) > 1
+    found = []
+    for model, words in MODELS.items():
+        ours = [pair for pair in pairs if pair["method"] == method and pair["model"] == model]
+        values = [value for pair in ours if (value := measured(pair["pearson"])) is not None]
+        if values:
+            found.append(f"{sum(values) / len(values):.2f}{f' ({words})' if both else ''}")
+    amount = len({(pair["clean"], pair["corrupted"]) for pair in pairs if pair["method"] == method})
+    mean = "mean " if amount > 1 else ""
+    maps = f"maps of {amount} pairs" if amount > 1 else "map"
+    words = f"{method}: {mean}Pearson correlation of the clean and the corrupted {maps}"
+    return f"{words} {', '.join(found)}" if found else ""
+
+
+def _methods(entries: Sequence[Mapping[str, Any]]) -> str:
+    *others, last = dict.fromkeys(str(entry["method"]) for entry in entries)
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def worst_gap(entries: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The explanation of the largest relative completeness gap; None where no method promises completeness."""
+    known = [entry for entry in entries if measured(entry["relative_gap"]) is not None]
+    return max(known, key=lambda entry: float(entry["relative_gap"]), default=None)
+
+
+def image_names(paths: Iterable[str]) -> dict[str, str]:
+    """Short names for paths: without the folder that they have in common."""
+    parts = {path: PurePath(path).parts for path in paths}
+    shortest = min((len(part) for part in parts.values()), default=0)
+    shared = 0
+    while shared < shortest - 1 and len({part[shared] for part in parts.values()}) == 1:
+        shared += 1
+    return {path: str(PurePath(*part[shared:])) for path, part in parts.items()}
+
+
 def facts(report: Report) -> list[tuple[str, str]]:
     """What went in and what came out, as (name, sentence)."""
     lines: list[tuple[str, str]] = []
@@ -100,7 +158,7 @@ def facts(report: Report) -> list[tuple[str, str]]:
         from rectify.reporting.training import train_facts
 
         lines += train_facts(report["train"])
-    return lines + _edit_facts(report.get("edit"))
+    return lines + _explain_facts(report.get("explanations")) + _edit_facts(report.get("edit"))
 
 
 def _model_facts(model: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -114,6 +172,21 @@ def _model_facts(model: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     if model.get("trusted_pickle"):
         lines.append(("warning", "this checkpoint was unpickled with --trust-pickle: it could run code"))
+    return [(name, printable(text)) for name, text in lines]
+
+
+def _explain_facts(entries: Sequence[Mapping[str, Any]] | None) -> list[tuple[str, str]]:
+    if not entries:
+        return []
+    images = plural(len({entry["image"] for entry in entries}), "image")
+    outputs = dict.fromkeys(str(entry["settings"]["output"]) for entry in entries if "output" in entry["settings"])
+    what = f" · F is the class's {' or '.join(outputs)}" if outputs else ""
+    lines = [("explained", f"{images} by {_methods(entries)}{what}")]
+    files = {path for entry in entries for path in entry["files"]}
+    if files:
+        folders = {str(PurePath(path).parent) for path in files}
+        where = f" in {folders.pop()}" if len(folders) == 1 else ""
+        lines.append(("written", f"{plural(len(files), 'file')}{where}"))
     return [(name, printable(text)) for name, text in lines]
 
 

@@ -1,4 +1,4 @@
-"""The tables of a report, free of any format: gates, figures, edit steps, layers, trial edits."""
+"""The tables of a report, free of any format: gates, figures, edit steps, layers, trial edits, explanations."""
 
 from __future__ import annotations
 
@@ -60,9 +60,12 @@ class Table:
 def tables(report: Report, *, limit: int | None = None) -> list[Table]:
     """All tables that have rows, in reading order: what the command is for comes first.
 
-    ``limit`` shortens the tables of layers to their best rows when there are many more.
+    ``limit`` shortens the tables of layers and of explanations to their first rows when there are many more.
     """
+    from rectify.reporting.explanations import explanation_table, metric_table, similarity_table  # it imports Table
+
     layers = [layer_table(report, limit), trial_table(report, limit)]
+    explained = [similarity_table(report, limit), explanation_table(report, limit), metric_table(report)]
     results = [*figure_tables(report), step_table(report), attempts_table(report)]
     from rectify.reporting.training import history_table, train_table  # it imports Table
 
@@ -70,12 +73,13 @@ def tables(report: Report, *, limit: int | None = None) -> list[Table]:
         results = results if (report["metrics"] or {}).get("before") else []
     results = [train_table(report), history_table(report), *results]
     order = [*layers, *results] if report["command"] == "localize" else [*results, *layers]
+    order = [*explained, *order] if report["command"] == "explain" else [*order, *explained]
     return [table for table in (gate_table(report), *order) if table is not None and table.rows]
 
 
 def split(found: list[Table]) -> tuple[list[Table], list[Table]]:
-    """The tables before and from the table of layers on: pictures stand between them."""
-    place = next((index for index, table in enumerate(found) if table.key == "layers"), len(found))
+    """The tables before and from that of layers, or of explanations, on: pictures stand between them."""
+    place = next((index for index, table in enumerate(found) if table.key in ("layers", "explanations")), len(found))
     return found[:place], found[place:]
 
 

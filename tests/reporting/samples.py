@@ -239,6 +239,82 @@ def odd_report() -> dict[str, Any]:
     return report
 
 
+def explanation(image: str, place: int, **what: Any) -> dict[str, Any]:
+    """One entry of ``explanations``."""
+    made: dict[str, Any] = {
+        "image": image,
+        "role": "image",
+        "model": "model",
+        "method": "ig",
+        "target": place % 10,
+        "confidence": 0.9987 - 0.013 * place,
+        "completeness_gap": 0.0121 * (1 + place * 7 % 5),
+        "relative_gap": 0.0124 * (1 + place * 7 % 5),
+        "monotonicity": 0.97 - 0.01 * place,
+        "faithfulness": None,
+        "settings": {"rule": "gauss-legendre", "steps": 32, "baseline": "black", "output": "probability"},
+        "files": [f"maps/{image.rpartition('/')[2]}.ig.png", f"maps/{image.rpartition('/')[2]}.ig.safetensors"],
+    }
+    return made | what
+
+
+def explain_report(amount: int = 12) -> dict[str, Any]:
+    """``rectify explain`` of a folder of images."""
+    report = blank("explain")
+    report["pairs"] = None
+    report["explanations"] = [
+        explanation(f"photos/garden/{place:04}.png", place, faithfulness=0.31 - 0.03 * place) for place in range(amount)
+    ]
+    return conclude(report, decide([]))
+
+
+def explain_pair_report() -> dict[str, Any]:
+    """``rectify explain`` of a pair by two methods before and after an edit."""
+    report = blank("explain")
+    report["explanations"] = [
+        explanation(f"pairs/{folder}/0.png", place, role=role, model=model, method=method)
+        for place, (folder, role, model, method) in enumerate(
+            (folder, role, model, method)
+            for folder, role in (("clean", "clean"), ("poisoned", "corrupted"))
+            for model in ("model", "compare")
+            for method in ("ig", "gradient")
+        )
+    ]
+    for entry in report["explanations"]:
+        if entry["method"] == "gradient":
+            entry |= {"completeness_gap": None, "relative_gap": None, "monotonicity": None}
+    report["explanation_pairs"] = [
+        {"method": method, "model": model, "clean": "pairs/clean/0.png", "corrupted": "pairs/poisoned/0.png",
+         "pearson": pearson, "spearman": pearson - 0.1}
+        for method, model, pearson in (
+            ("ig", "model", 0.3071), ("ig", "compare", 0.9218), ("gradient", "model", -0.04),
+            ("gradient", "compare", 0.8),
+        )
+    ]  # fmt: skip
+    return conclude(report, decide([]))
+
+
+def quality(method: str, metric: str, value: float | None, floor: float | None = None) -> dict[str, Any]:
+    """One entry of ``explanation_metrics``."""
+    return {
+        "method": method, "metric": metric, "value": value, "spread": 0.0312, "null_floor": floor, "settings": {"n": 9},
+    }  # fmt: skip
+
+
+def quality_report(methods: tuple[str, ...] = ("ig", "uni")) -> dict[str, Any]:
+    """``rectify evaluate`` with metrics of explanations."""
+    report = evaluate_report()
+    report["explanation_metrics"] = [
+        quality(method, metric, value + change * place, floor)
+        for place, method in enumerate(methods)
+        for metric, value, change, floor in (
+            ("mu-fidelity", 0.121, 0.03, 0.02), ("deletion", 0.31, -0.05, 0.29), ("insertion", 0.64, -0.1, 0.35),
+            ("robustness-top-k", 0.37, 0.0, None), ("steps-1-vs-32-l2", 0.4, -0.1, None),
+        )
+    ]  # fmt: skip
+    return report
+
+
 REPORTS: dict[str, Callable[[], dict[str, Any]]] = {
     "localize": localize_report,
     "edit": edit_report,
@@ -247,6 +323,10 @@ REPORTS: dict[str, Callable[[], dict[str, Any]]] = {
     "inconclusive": inconclusive_report,
     "triage": triage_report,
     "odd": odd_report,
+    "explain": explain_report,
+    "explain-pair": explain_pair_report,
+    "explain-quality": quality_report,
+    "explain-quality-one": lambda: quality_report(("ig",)),
     "many": lambda: localize_report(layers=many_layers()),
 }
 

@@ -130,7 +130,7 @@ def test_github_without_a_writable_summary(tmp_path: Path, monkeypatch: pytest.M
     assert len(render(edit_report(), "github").splitlines()) == 1
 
 
-@pytest.mark.parametrize("command", ["localize", "edit", "evaluate"])
+@pytest.mark.parametrize("command", ["localize", "edit", "explain", "evaluate", "train"])
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_report_that_got_nowhere(command: str, format: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)

@@ -1,0 +1,298 @@
+"""The metrics of explanation quality by name: what ``rectify evaluate --metrics`` measures of each method."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rectify.attribution.attribution import Attribution, Method, Settings
+from rectify.attribution.baselines import baseline_images
+from rectify.attribution.integrated_gradients import integral
+from rectify.attribution.methods import WITH_BASELINE, method
+from rectify.attribution.score import Score
+from rectify.attribution.uni import RULE, STEPS, Unlearning, unlearned_baseline
+from rectify.errors import UsageError
+from rectify.evaluation.attacks import (
+    Budget,
+    DifferentiableMap,
+    Perturbed,
+    attack_attribution,
+    fgsm,
+    gradient_map,
+    robustness,
+    smooth_score,
+)
+from rectify.evaluation.faithfulness import Curves, Masked, deletion, insertion, masked_scores, mu_fidelity
+from rectify.evaluation.leakage import leakage
+from rectify.evaluation.measure import Measure
+from rectify.evaluation.path import completeness, monotonicity
+from rectify.evaluation.stability import stability_over_baselines, stability_over_steps
+from rectify.files.words import did_you_mean
+
+METRICS = (
+    "mufidelity",
+    "deletion",
+    "insertion",
+    "robustness",
+    "stability",
+    "monotonicity",
+    "completeness",
+    "leakage",
+)
+WITH_STEPS = ("ig", "uni", "blur-ig", "guided-ig", "idgi")  # those whose steps are points of a path
+ATTACK_STEPS = 10  # path points of the map that an attack differentiates
+
+
+@dataclass(frozen=True)
+class Attack:
+    """How maps are attacked.
+
+    Attributes
+    ----------
+    eps, norm
+        The budget, in pixels 0..1.
+    iterations, restarts
+        Of the search.
+    k
+        Pixels of the top-k intersection.
+    """
+
+    eps: float = 8 / 255
+    norm: str = "inf"
+    iterations: int = 20
+    restarts: int = 1
+    k: int = 100
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Attack:
+        """From ``attack_eps``, ``attack_norm``, … of `Settings.options`."""
+        return cls(**{key.removeprefix("attack_"): options[key] for key in options if key.startswith("attack_")})
+
+
+class Bench:
+    """A network, images and the classes to explain; what several metrics or methods need is computed once.
+
+    Parameters
+    ----------
+    score
+        F.
+    x, targets
+        Images (N, C, H, W) and classes (N,).
+    settings
+        Of the methods, with bounds.
+    null_region
+        Bool (H, W), for ``leakage``.
+    """
+
+    def __init__(
+        self, score: Score, x: Tensor, targets: Tensor, settings: Settings, null_region: Tensor | None = None
+    ) -> None:
+        self.score, self.x, self.targets, self.settings, self.null_region = score, x, targets, settings, null_region
+        self.attack = Attack.from_options(settings.options)
+        self._null: dict[str, Tensor | None] = {}
+        self._searched: dict[str, Perturbed] = {}
+
+    @cached_property
+    def masked(self) -> Masked:
+        """The masked scores that MuFidelity of every method shares."""
+        return masked_scores(self.score, self.x, self.targets, bounds=self.settings.bounds, seed=self.settings.seed)
+
+    @cached_property
+    def stepped(self) -> Perturbed:
+        """The images after FGSM: the same for every method."""
+        budget = Budget(self.attack.eps, "inf", self.settings.bounds)
+        return fgsm(self.score, self.x, self.targets, budget)
+
+    def searched(self, name: str) -> Perturbed:
+        """The images after the search against the map of a method; one search serves all that share that map."""
+        smooth = attacked_map(name, smooth_score(self.score), self.settings)
+        if smooth.name not in self._searched:
+            self._searched[smooth.name] = attack_attribution(
+                self.score,
+                self.x,
+                self.targets,
+                smooth,
+                Budget(self.attack.eps, self.attack.norm, self.settings.bounds),  # type: ignore[arg-type]
+                judged=attacked_map(name, self.score, self.settings),
+                iterations=self.attack.iterations,
+                restarts=self.attack.restarts,
+                seed=self.settings.seed,
+            )
+        return self._searched[smooth.name]
+
+    def measure(self, name: str, metrics: Sequence[str], function: Method | None = None) -> list[Measure]:
+        """The metrics of the method of this name, in the order asked for; ``function`` is one that is not ours.
+
+        Raises
+        ------
+        UsageError
+            Unknown method or metric, or leakage without a null region.
+        """
+        made = _Made(self, name, function)
+        found: list[Measure] = []
+        for metric in metrics:
+            if metric not in _MEASURES:
+                raise UsageError(f"no metric {metric!r}; the metrics are {', '.join(METRICS)}")
+            found += _MEASURES[metric](made)
+        return found
+
+    def curve(self, kind: str, heat: Tensor) -> Curves:
+        """Deletion or insertion; the null is drawn once for all methods."""
+        draw = {"deletion": deletion, "insertion": insertion}[kind]
+        common: dict[str, Any] = {"bounds": self.settings.bounds, "seed": self.settings.seed}
+        found = draw(self.score, self.x, self.targets, heat, null=self._null.get(kind), **common)
+        self._null[kind] = found.measure.null
+        return found
+
+
+class _Made:
+    """A method on a bench: its maps are made when a metric asks for them, and once."""
+
+    def __init__(self, bench: Bench, name: str, function: Method | None) -> None:
+        self.bench, self.name = bench, name
+        self.method: Method = function or method(name)
+
+    @cached_property
+    def maps(self) -> Attribution:
+        bench = self.bench
+        return self.method(bench.score, bench.x, bench.targets, bench.settings)
+
+
+def _mufidelity(made: _Made) -> list[Measure]:
+    return mu_fidelity(made.bench.masked, made.maps.heat(), seed=made.bench.settings.seed)
+
+
+def _deletion(made: _Made) -> list[Measure]:
+    return [made.bench.curve("deletion", made.maps.heat()).measure]
+
+
+def _insertion(made: _Made) -> list[Measure]:
+    return [made.bench.curve("insertion", made.maps.heat()).measure]
+
+
+def _monotonicity(made: _Made) -> list[Measure]:
+    scores = made.maps.path_scores
+    return [] if scores is None else [monotonicity(scores)]
+
+
+def _completeness(made: _Made) -> list[Measure]:
+    return [] if made.maps.gap is None else completeness(made.maps)
+
+
+def _leakage(made: _Made) -> list[Measure]:
+    if made.bench.null_region is None:
+        raise UsageError("leakage needs to know where nothing of the class is: give --null-region mask.png")
+    return leakage(made.maps.heat(), made.bench.null_region)
+
+
+def _stability(made: _Made) -> list[Measure]:
+    bench, found = made.bench, list[Measure]()
+    common = (made.method, bench.score, bench.x, bench.targets, bench.settings)
+    if made.name in WITH_STEPS:
+        found += [_told(row, "stability", f"steps-{row.settings['steps']}") for row in stability_over_steps(*common)]
+    if made.name in WITH_BASELINE:
+        rows = stability_over_baselines(*common)
+        found += [_told(row, "baseline-stability", str(row.settings["baseline"])) for row in rows]
+    return found
+
+
+def _told(measure: Measure, old: str, what: str) -> Measure:
+    """The measure under a name of its own: ``stability-steps-15-spearman``, ``stability-white-l2``."""
+    return replace(measure, metric=measure.metric.replace(old, f"stability-{what}", 1))
+
+
+def _robustness(made: _Made) -> list[Measure]:
+    """Under the search for the greatest distance of the method's own map, and under FGSM."""
+    bench, found = made.bench, list[Measure]()
+    for under, perturbed in (("attack", bench.searched(made.name)), ("fgsm", bench.stepped)):
+        common = (made.method, bench.score, bench.x, bench.targets, bench.settings, perturbed)
+        for row in robustness(*common, k=bench.attack.k):
+            found.append(replace(row, metric=row.metric.replace("robustness", f"robustness-{under}")))
+    return found
+
+
+_MEASURES: dict[str, Callable[[_Made], list[Measure]]] = {
+    "mufidelity": _mufidelity,
+    "deletion": _deletion,
+    "insertion": _insertion,
+    "robustness": _robustness,
+    "stability": _stability,
+    "monotonicity": _monotonicity,
+    "completeness": _completeness,
+    "leakage": _leakage,
+}
+
+
+def attacked_map(name: str, score: Score, settings: Settings) -> DifferentiableMap:
+    """The map that an attack on a method differentiates.
+
+    The method's own where it can be differentiated: IG from the method's baseline for ``ig``; for ``uni`` IG from the
+    baseline unlearned at the attacked image, held fixed for the gradient. ``gradient`` for all the others, which are
+    then attacked by transfer; the settings of the measure say so.
+    """
+    if name == "uni":
+        return _uni_map(score, settings)
+    if name == "ig":
+        return _line_map(score, settings)
+    return gradient_map(score)
+
+
+def _line_map(score: Score, settings: Settings) -> DifferentiableMap:
+    def function(x: Tensor, targets: Tensor) -> Tensor:
+        return integral(score, baseline_images(x.detach(), settings), x, targets, steps=ATTACK_STEPS)
+
+    return DifferentiableMap(function, ATTACK_STEPS, f"ig-{ATTACK_STEPS}")
+
+
+def _uni_map(score: Score, settings: Settings) -> DifferentiableMap:
+    how, steps = Unlearning.from_options(settings.options), min(settings.steps or STEPS, ATTACK_STEPS)
+
+    def function(x: Tensor, targets: Tensor) -> Tensor:
+        with torch.no_grad():
+            start = unlearned_baseline(score, x.detach(), targets, how, settings.bounds)
+        return integral(score, start, x, targets, rule=settings.rule or RULE, steps=steps)
+
+    return DifferentiableMap(function, steps, f"uni-{steps}")
+
+
+_DEFAULTS: dict[str, Any] = {
+    **{name: field.default for name, field in Unlearning.__dataclass_fields__.items()},
+    "noise": 0.15,
+    "square": False,
+    "max_sigma": 50.0,
+    "spacing": "linear",
+    "fraction": 0.25,
+    "max_dist": 0.02,
+    **{f"attack_{name}": field.default for name, field in Attack.__dataclass_fields__.items()},
+}
+OPTIONS = tuple(_DEFAULTS)
+
+
+def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of methods and attacks, each of its own type.
+
+    Raises
+    ------
+    UsageError
+        If no method and no attack has such an option, or its value is of another kind.
+    """
+    for key in options:
+        if key not in OPTIONS:
+            raise UsageError(f"--set {key}: no method has such an option; {did_you_mean(key, OPTIONS)}")
+    return {key: _cast(key, value, type(_DEFAULTS[key])) for key, value in options.items()}
+
+
+def _cast(key: str, value: Any, kind: type) -> Any:
+    if kind is str:
+        return str(value)
+    fits = isinstance(value, bool) if kind is bool else isinstance(value, int | float) and not isinstance(value, bool)
+    if not fits or (kind is int and value != int(value)) or (kind is float and not math.isfinite(value)):
+        words = {int: "a whole number", float: "a number", bool: "true or false"}
+        raise UsageError(f"--set {key}={value}: give {words[kind]}, such as {key}={_DEFAULTS[key]}")
+    return kind(value)
