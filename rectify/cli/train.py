@@ -22,12 +22,11 @@ __all__ = ["ABOUT", "EXAMPLE", "FLAGS", "run"]
 
 ABOUT = """Train or fine-tune a model whose attributions are hard to move.
 
-MODEL is fine-tuned; without MODEL the network of --arch or --preset is trained from fresh weights. A run that is
-stopped at any moment goes on with --resume, and ends as if it had not been.
+MODEL is fine-tuned on --data with --objective and --eps; without MODEL the network of --arch or --preset is trained
+from fresh weights. A run that is stopped at any moment goes on with --resume, and ends as if it had not been.
 """
-EXAMPLE = """rectify train --preset mnist-quick --objective ig-sum-norm -o mnist.safetensors
-rectify train model.pt --arch resnet18 --preprocess imagenet --data train/ --val val/ \\
-    --objective ig-norm --eps 2/255 --epochs 3 --lr 1e-5 --min-accuracy 0.9"""
+EXAMPLE = """rectify train --preset mnist-quick --objective ig-sum-norm \\
+    -o mnist.safetensors --min-accuracy 0.9"""
 
 
 def run(settings: Settings, terminal: Terminal) -> Result:
