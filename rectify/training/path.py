@@ -165,7 +165,8 @@ class _Known(torch.autograd.Function):
 def nodes_that_fit(network: nn.Module, x: Tensor, y: Tensor, memory: int = MEMORY) -> int:
     """How many nodes may go through the network with the batch ``x`` (N, C, H, W) in one pass; at least one.
 
-    Measured on one image: what the graph of the gradient, ready for a second derivative, keeps.
+    Measured on one image: what the graph of the gradient, ready for a second derivative, keeps, and as much again for
+    the way back through it (on the small network the peak was 1.6 to 2.1 times what the graph keeps).
     """
     kept: dict[int, int] = {}
     weights = {p.untyped_storage().data_ptr() for p in (*network.parameters(), *network.buffers())}
@@ -179,4 +180,4 @@ def nodes_that_fit(network: nn.Module, x: Tensor, y: Tensor, memory: int = MEMOR
     with steady(network), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         held = integrated(network, x[:1], x[:1].clone(), y[:1], (1.0,))  # bound: its graph must live while we count
     del held
-    return max(1, memory // max(1, sum(kept.values()) * len(x)))
+    return max(1, memory // max(1, 2 * sum(kept.values()) * len(x)))

@@ -273,7 +273,7 @@ def test_frozen_weights_stay_frozen_in_chunks() -> None:
 def test_the_memory_bound_gives_nodes_a_pass() -> None:
     network, (x, y) = smooth_net(), pictures()
     assert nodes_that_fit(network, x, y, 1) == 1
-    few, many = (nodes_that_fit(network, x, y, memory) for memory in (2**16, 2**17))
+    few, many = (nodes_that_fit(network, x, y, memory) for memory in (2**17, 2**18))
     assert few > 1 and 2 * few <= many <= 2 * few + 1
 
 

@@ -77,6 +77,13 @@ def test_an_unknown_preset_is_a_usage_error(name: str) -> None:
         preset(name)
 
 
+def test_the_command_line_knows_the_names() -> None:
+    from rectify.cli.options import ROWS as NAMES
+    from rectify.cli.options import TRAINED
+
+    assert TRAINED == OBJECTIVES and PRESETS == (*NAMES, *(f"{name}-quick" for name in NAMES))
+
+
 def test_the_ball_grows_over_the_ramp() -> None:
     plan = Plan(eps=0.2, ramp=0.5)
     radii = [plan.radius(step, 100) for step in (0, 24, 49, 50, 99)]
