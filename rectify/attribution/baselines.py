@@ -44,10 +44,11 @@ def baseline_images(x: Tensor, settings: Settings) -> Tensor:
     low, high = (bound.to(x) for bound in settings.bounds)
     if chosen in ("black", "white"):
         return (low if chosen == "black" else high).expand_as(x).clone()
-    generator = settings.generator(torch.device("cpu"))  # the same noise on every device
+    # one draw for all images, made on the CPU: a baseline depends neither on the batch nor on the device
+    generator = settings.generator(torch.device("cpu"))
     if chosen == "uniform":
-        return low + (high - low) * torch.rand(x.shape, generator=generator).to(x)
-    noisy = x + NOISE * (high - low) * torch.randn(x.shape, generator=generator).to(x)
+        return (low + (high - low) * torch.rand(x.shape[1:], generator=generator).to(x)).expand_as(x).clone()
+    noisy = x + NOISE * (high - low) * torch.randn(x.shape[1:], generator=generator).to(x)
     return noisy.clamp(low, high)
 
 

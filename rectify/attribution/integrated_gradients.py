@@ -127,14 +127,19 @@ def along_line(
         found = walk(score, *where, nodes, weights, score.batch)
         values[open_ones] = (x[open_ones] - baseline[open_ones]) * found.gradient
         for row, index in enumerate(open_ones.tolist()):
-            paths[index], used[index] = found.scores[row], now
+            paths[index], used[index] = _with_ends(found.scores[row], nodes, low[index], confidence[index]), now
         if settings.tolerance is None or 2 * now > settings.most_steps:
             break
         gap = (values[open_ones].double().flatten(1).sum(1) - change[open_ones].double()).abs()
         open_ones = open_ones[gap > settings.tolerance * change[open_ones].double().abs()]
         now *= 2
-    ends = tuple(torch.cat([low[i : i + 1], path, confidence[i : i + 1]]) for i, path in enumerate(paths))
     told: dict[str, Any] = {"rule": rule, "steps": max(used), "baseline": baseline_name(settings)}
     if settings.tolerance is not None:
         told["tolerance"] = settings.tolerance
-    return Attribution(values, confidence, baseline, change, ends, True, told)
+    return Attribution(values, confidence, baseline, change, tuple(paths), True, told)
+
+
+def _with_ends(scores: Tensor, nodes: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """F along the path with both ends, each once: some rules have a node there."""
+    parts = [low.view(1)] if float(nodes[0]) > 0 else []
+    return torch.cat([*parts, scores, *([high.view(1)] if float(nodes[-1]) < 1 else [])])

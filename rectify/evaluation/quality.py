@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -32,6 +34,7 @@ from rectify.evaluation.faithfulness import Curves, Masked, deletion, insertion,
 from rectify.evaluation.leakage import leakage
 from rectify.evaluation.measure import Measure
 from rectify.evaluation.path import completeness, monotonicity
+from rectify.evaluation.stability import STEPS as PATH_STEPS
 from rectify.evaluation.stability import stability_over_baselines, stability_over_steps
 from rectify.files.words import did_you_mean
 
@@ -97,6 +100,13 @@ class Bench:
         self.attack = Attack.from_options(settings.options)
         self._null: dict[str, Tensor | None] = {}
         self._searched: dict[str, Perturbed] = {}
+        self._made: dict[tuple[Any, ...], _Made] = {}
+
+    def with_settings(self, settings: Settings) -> Bench:
+        """The same network and images with other settings of the methods; what has been computed is shared."""
+        other = copy.copy(self)
+        other.settings, other.attack = settings, Attack.from_options(settings.options)
+        return other
 
     @cached_property
     def masked(self) -> Masked:
@@ -112,8 +122,9 @@ class Bench:
     def searched(self, name: str) -> Perturbed:
         """The images after the search against the map of a method; one search serves all that share that map."""
         smooth = attacked_map(name, smooth_score(self.score), self.settings)
-        if smooth.name not in self._searched:
-            self._searched[smooth.name] = attack_attribution(
+        key = f"{smooth.name} {_key(self.settings)}"
+        if key not in self._searched:
+            self._searched[key] = attack_attribution(
                 self.score,
                 self.x,
                 self.targets,
@@ -124,7 +135,7 @@ class Bench:
                 restarts=self.attack.restarts,
                 seed=self.settings.seed,
             )
-        return self._searched[smooth.name]
+        return self._searched[key]
 
     def measure(self, name: str, metrics: Sequence[str], function: Method | None = None) -> list[Measure]:
         """The metrics of the method of this name, in the order asked for; ``function`` is one that is not ours.
@@ -134,7 +145,8 @@ class Bench:
         UsageError
             Unknown method or metric, or leakage without a null region.
         """
-        made = _Made(self, name, function)
+        key = (name, function, _key(self.settings))
+        made = self._made.setdefault(key, _Made(self, name, function))
         found: list[Measure] = []
         for metric in metrics:
             if metric not in _MEASURES:
@@ -149,6 +161,14 @@ class Bench:
         found = draw(self.score, self.x, self.targets, heat, null=self._null.get(kind), **common)
         self._null[kind] = found.measure.null
         return found
+
+
+def _key(settings: Settings) -> str:
+    """Settings as text; of an image baseline all of its numbers, which a tensor's own text leaves out."""
+    baseline, reference = settings.baseline, settings.reference
+    told = [baseline if isinstance(baseline, str) else sha256(baseline.cpu().numpy().tobytes()).hexdigest()]
+    told.append("" if reference is None else str(id(reference)))
+    return f"{told} {replace(settings, baseline='', bounds=None, reference=None)}"
 
 
 class _Made:
@@ -195,7 +215,9 @@ def _stability(made: _Made) -> list[Measure]:
     bench, found = made.bench, list[Measure]()
     common = (made.method, bench.score, bench.x, bench.targets, bench.settings)
     if made.name in WITH_STEPS:
-        found += [_told(row, "stability", f"steps-{row.settings['steps']}") for row in stability_over_steps(*common)]
+        few = (2, *PATH_STEPS[1:]) if made.name == "blur-ig" else PATH_STEPS  # blur-ig has no path of one point
+        rows = stability_over_steps(*common, steps=few)
+        found += [_told(row, "stability", f"steps-{row.settings['steps']}") for row in rows]
     if made.name in WITH_BASELINE:
         rows = stability_over_baselines(*common)
         found += [_told(row, "baseline-stability", str(row.settings["baseline"])) for row in rows]

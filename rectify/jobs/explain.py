@@ -16,9 +16,10 @@ from rectify.attribution.attribution import Attribution, Settings
 from rectify.attribution.methods import attribute
 from rectify.attribution.score import Output, Score, batch_that_fits
 from rectify.errors import UsageError
+from rectify.evaluation.accuracy import softmax
 from rectify.evaluation.faithfulness import masked_scores, mu_fidelity
 from rectify.evaluation.path import monotonicity
-from rectify.evaluation.ranks import pearson, spearman
+from rectify.evaluation.ranks import constant_rows, pearson, spearman
 from rectify.files.architectures import Subject
 from rectify.jobs.common import Inputs, Options, Progress, begin, finish
 from rectify.jobs.measuring import fault_of
@@ -74,6 +75,7 @@ class Explained:
     image: Tensor  # (C, H, W), as the network got it
     values: Tensor  # signed, (C, H, W) or the layer's shape
     confidence: float  # probability of the target
+    prediction: int
     gap: float | None
     relative_gap: float | None
     monotonicity: float | None
@@ -218,6 +220,7 @@ class _Bench:
     ) -> Iterator[list[Explained]]:
         """All maps of a group, those of one image or pair by one method together: what one picture shows."""
         scores = {model: self.score(model, images[:1]) for model in self.subjects}
+        answers = {model: softmax(score.network, images, score.batch, images.device) for model, score in scores.items()}
         masked = {}
         if self.explaining.faithfulness and self.settings.layer is None:
             how: dict[str, Any] = {"bounds": self.bounds, "seed": self.settings.seed}
@@ -227,8 +230,9 @@ class _Bench:
             for model, score in scores.items():
                 made = attribute(method, score, images, targets, self.settings)
                 faith = mu_fidelity(masked[model], made.heat())[0].values.tolist() if masked else [None] * len(items)
-                probability = Score(score.network, "probability", score.batch).values(images, targets)
-                found[model] = _explained(items, images, targets, model, method, made, probability, faith)
+                found[model] = _explained(
+                    items, images, targets, model, method, made, answers[model], faith, self.explaining.output
+                )
                 progress.advance(len(items))
             yield from _together(found)
 
@@ -240,8 +244,9 @@ def _explained(
     model: str,
     method: str,
     made: Attribution,
-    probability: Tensor,
+    answers: Tensor,
     faith: Sequence[float | None],
+    output: str,
 ) -> list[Explained]:
     gap = None if made.gap is None else made.gap.tolist()
     change = None if made.change is None else made.change.double().abs().tolist()
@@ -261,13 +266,14 @@ def _explained(
                 target=int(targets[place]),
                 image=images[place].cpu(),
                 values=values[place],
-                confidence=float(probability[place]),
+                confidence=float(answers[place, targets[place]]),
+                prediction=int(answers[place].argmax()),
                 gap=None if gap is None else gap[place],
                 relative_gap=relative,
                 monotonicity=None if monotone is None else monotone[place],
                 faithfulness=faith[place],
                 baseline=made.baseline[place].cpu() if learned and made.baseline is not None else None,
-                settings=dict(made.settings),
+                settings={**made.settings, "output": output},
             )
         )
     return rows
@@ -290,6 +296,7 @@ def _row(one: Explained, files: list[str]) -> dict[str, Any]:
         "model": one.model,
         "method": one.method,
         "target": one.target,
+        "prediction": one.prediction,
         "confidence": one.confidence,
         "completeness_gap": one.gap,
         "relative_gap": one.relative_gap,
@@ -307,14 +314,15 @@ def _similarities(maps: Sequence[Explained]) -> list[dict[str, Any]]:
         sides = {one.item.role: one for one in maps if one.model == model}
         if {"clean", "corrupted"} <= sides.keys():
             clean, corrupted = (sides[role].heat().reshape(1, -1) for role in ("clean", "corrupted"))
+            flat = bool(constant_rows(clean)) or bool(constant_rows(corrupted))  # correlates with nothing
             rows.append(
                 {
                     "method": sides["clean"].method,
                     "model": model,
                     "clean": str(sides["clean"].item.path),
                     "corrupted": str(sides["corrupted"].item.path),
-                    "pearson": float(pearson(clean, corrupted)),
-                    "spearman": float(spearman(clean, corrupted)),
+                    "pearson": None if flat else float(pearson(clean, corrupted)),
+                    "spearman": None if flat else float(spearman(clean, corrupted)),
                 }
             )
     return rows

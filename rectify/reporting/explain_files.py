@@ -80,7 +80,9 @@ class ExplanationFiles:
         return [str(file) for file in (picture, path, pair) if file is not None]
 
     def _map(self, one: Explained) -> Map:
-        lines = [f"class {one.target}: {percent(one.confidence, 1)}"]
+        lines = [f"for class {one.target}: {percent(one.confidence, 1)}"]
+        if one.prediction != one.target:
+            lines[0] += f", predicted {one.prediction}"
         if one.relative_gap is not None:
             lines.append(f"completeness gap {percent(one.relative_gap, 1)}")
         elif one.gap is not None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from rectify.cli import explain as cli_explain
 from rectify.cli import inputs as cli_inputs
 from rectify.cli.app import main
 from rectify.reporting.build import conclude, empty_report
@@ -25,6 +26,7 @@ class FakeInputs:
     holdout: Any
     calibration: Any
     data: Any
+    images: Any = None
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,14 @@ class FakeOptions:
     baseline: dict[str, Any] | None = None
     exit_zero: bool = False
     cache_dir: Path | None = None
+
+
+@dataclass(frozen=True)
+class Explaining:
+    methods: tuple[str, ...] = ()
+    target: str = "auto"
+    output: str = "probability"
+    faithfulness: bool = False
 
 
 @dataclass
@@ -70,7 +80,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeLibrary:
     fake = FakeLibrary()
     module = types.ModuleType("rectify.jobs")
     module.Inputs, module.Options = FakeInputs, FakeOptions  # type: ignore[attr-defined]
-    for command in ("localize", "edit", "evaluate"):
+    for command in ("localize", "edit", "explain", "evaluate"):
 
         def run(inputs: FakeInputs, options: FakeOptions, *, _command: str = command, **more: Any) -> dict[str, Any]:
             return fake.answer(_command, inputs, options, more)
@@ -93,9 +103,17 @@ def library(jobs: FakeLibrary, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         model = cli_inputs.check_model(settings)
         pairs, holdout, calibration, data = (settings.get(n) for n in ("pairs", "holdout", "calibration", "data"))
         typed = list(zip(settings["clean"], settings["poisoned"], strict=True))
-        return FakeInputs(model, pairs or typed or None, holdout, calibration, data)
+        return FakeInputs(model, pairs or typed or None, holdout, calibration, data, settings.get("image"))
+
+    def explaining(settings: Any, subject: Any, reference: Any) -> Explaining:
+        return Explaining(tuple(settings["method"]), settings["target"], settings["score"])
+
+    def files(settings: Any, inputs: FakeInputs) -> types.SimpleNamespace:
+        return types.SimpleNamespace(folder=settings["explain_out"], first=[])
 
     monkeypatch.setattr(cli_inputs, "gather", gather)
+    monkeypatch.setattr(cli_inputs, "explaining", explaining)
+    monkeypatch.setattr(cli_explain, "_files", files)
     monkeypatch.setattr(cli_inputs, "open_model", lambda path, settings, terminal, like=None: path)
     (tmp_path / "model.pt").write_bytes(b"weights")
     return jobs

@@ -112,9 +112,9 @@ def test_interrupted_is_130(rectify_, library) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "which command? localize, edit, evaluate"),
+        ([], "which command? localize, edit, explain, evaluate"),
         (["locallize"], "no such command: locallize; did you mean localize?"),
-        (["paint"], "no such command: paint; commands are localize, edit, evaluate"),
+        (["zoom"], "no such command: zoom; commands are localize, edit, explain, evaluate"),
         (["edit", "--posioned", "b"], "no such option: --posioned; did you mean --poisoned?"),
         (["edit", "--corupted", "b"], "no such option: --corupted; did you mean --corrupted?"),
         (["--versoin"], "no such option: --versoin; did you mean --version?"),

@@ -247,6 +247,7 @@ def explanation(image: str, place: int, **what: Any) -> dict[str, Any]:
         "model": "model",
         "method": "ig",
         "target": place % 10,
+        "prediction": 3,
         "confidence": 0.9987 - 0.013 * place,
         "completeness_gap": 0.0121 * (1 + place * 7 % 5),
         "relative_gap": 0.0124 * (1 + place * 7 % 5),
@@ -308,7 +309,7 @@ def quality_report(methods: tuple[str, ...] = ("ig", "uni")) -> dict[str, Any]:
         quality(method, metric, value + change * place, floor)
         for place, method in enumerate(methods)
         for metric, value, change, floor in (
-            ("mu-fidelity", 0.121, 0.03, 0.02), ("deletion", 0.31, -0.05, 0.29), ("insertion", 0.64, -0.1, 0.35),
+            ("mufidelity", 0.121, 0.03, 0.02), ("deletion", 0.31, -0.05, 0.29), ("insertion", 0.64, -0.1, 0.35),
             ("robustness-top-k", 0.37, 0.0, None), ("steps-1-vs-32-l2", 0.4, -0.1, None),
         )
     ]  # fmt: skip

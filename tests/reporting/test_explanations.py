@@ -137,7 +137,7 @@ def test_one_method_has_spread_and_floor() -> None:
     assert titles(table) == ["", "value", "spread", "null floor"]
     assert texts(table)[1] == ["deletion ↓", "0.310", "0.0312", "0.290"]
     moods = {row[0].text: row[1].mood for row in table.rows}
-    assert moods["mu fidelity ↑"] == "strong" and moods["deletion ↓"] == "quiet"  # worse than chance
+    assert moods["mufidelity ↑"] == "strong" and moods["deletion ↓"] == "quiet"  # worse than chance
     assert moods["robustness top k ↑"] == "" and "Null floor:" in table.note
 
 
@@ -165,7 +165,7 @@ def test_metrics_that_only_some_methods_have_or_that_come_twice() -> None:
 @pytest.mark.parametrize(
     ("metric", "direction"),
     [
-        ("deletion", -1), ("insertion", 1), ("mu-fidelity", 1), ("mu-fidelity-absolute", 1), ("feature-leakage", -1),
+        ("deletion", -1), ("insertion", 1), ("mufidelity", 1), ("mufidelity-absolute", 1), ("leakage", -1),
         ("completeness-gap-relative", -1), ("monotonicity", 1), ("robustness-kendall", 1), ("robustness-top-k", 1),
         ("tie-share-before", 0), ("stability-spearman", 1), ("stability-l2", -1), ("adversarial-accuracy", 1),
         ("anything", 0),

@@ -1,0 +1,29 @@
+"""A way round a fault of torch: wrong gradients of batch norm in eval mode on the CPU.
+
+Seen in torch 2.14: where the gradient that comes back to a batch norm has the strides of transposed channels-last
+memory (batch norm, flatten, transpose, at batch size one, as in LeViT or XCiT), its backward pass reads the wrong
+numbers. A contiguous gradient is read right.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def mend_batch_norm(network: nn.Module) -> None:
+    """Make every gradient contiguous before it enters a batch norm. Values do not change; calling it twice is once."""
+    for module in network.modules():
+        if isinstance(module, _BatchNorm) and _straighten not in module._forward_hooks.values():
+            module.register_forward_hook(_straighten)
+
+
+def _straighten(_: nn.Module, __: Any, output: Tensor) -> None:
+    if output.requires_grad:
+        output.register_hook(_contiguous)
+
+
+def _contiguous(gradient: Tensor | None) -> Tensor | None:
+    return None if gradient is None else gradient.contiguous()
