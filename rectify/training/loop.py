@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -158,7 +159,8 @@ def _step(run: Training, objective: Step, optimiser: torch.optim.Optimizer, at: 
     epoch, batch = divmod(at.step, run.steps_an_epoch)
     rows = order(len(run.data), plan.seed, epoch, plan.epoch_size)[batch * plan.batch_size :][: plan.batch_size]
     x, y = (t.to(run.device) for t in run.data.take(rows))
-    loss = objective(x, y, plan.radius(at.step, run.steps), generator(plan.seed, 2, at.step))
+    with _in_words(plan):
+        loss = objective(x, y, plan.radius(at.step, run.steps), generator(plan.seed, 2, at.step))
     value = float(loss.detach())
     if not math.isfinite(value):
         where = _where(run, at.step)
@@ -167,9 +169,28 @@ def _step(run: Training, objective: Step, optimiser: torch.optim.Optimizer, at: 
     for group in optimiser.param_groups:
         group["lr"] = plan.learning_rate(at.step)
     optimiser.zero_grad()
-    (loss * len(x) if plan.summed else loss).backward()
+    with _in_words(plan):
+        (loss * len(x) if plan.summed else loss).backward()
     optimiser.step()
     at.loss, at.images, at.step = at.loss + value * len(x), at.images + len(x), at.step + 1
+
+
+@contextmanager
+def _in_words(plan: Plan) -> Iterator[None]:
+    """An operation without a second derivative becomes a line that says what to do; other errors stay what they are."""
+    try:
+        yield
+    except RuntimeError as error:
+        said = str(error)
+        if plan.objective not in ("input-gradient", *WITH_PATHS):
+            raise
+        if "derivative for" not in said and "differentiate twice" not in said:
+            raise
+        what = said.partition("derivative for ")[2].partition(" ")[0].removeprefix("aten::") or "own operation"
+        raise TrainingError(
+            f"{plan.objective} differentiates the network twice, and torch cannot do that to its {what}: "
+            "use --objective madry, or a network without it"
+        ) from error
 
 
 def _close_epoch(run: Training, at: Position, progress: Progress, clock: _Clock) -> None:

@@ -278,3 +278,30 @@ def test_every_random_state_is_kept() -> None:
     first = random.random(), np.random.rand(), torch.rand(1).item()
     set_random_states(copy.deepcopy(before))
     assert (random.random(), np.random.rand(), torch.rand(1).item()) == first
+
+
+class Once(torch.autograd.Function):
+    """An operation that torch can differentiate once only."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
+        return slope
+
+
+def test_a_network_that_cannot_be_differentiated_twice_is_told_so() -> None:
+    run = fresh(replace(PLAN, epochs=1))
+    run.network.register_forward_pre_hook(lambda module, args: (_no_second(args[0]),))
+    with pytest.raises(TrainingError, match="differentiates the network twice"):
+        train(run, Silence())
+    fine = fresh(replace(PLAN, epochs=1, objective="natural"))
+    fine.network.register_forward_pre_hook(lambda module, args: (_no_second(args[0]),))
+    assert train(fine, Silence())
+
+
+def _no_second(x: Tensor) -> Tensor:
+    return Once.apply(x) if x.requires_grad else x  # type: ignore[no-any-return]

@@ -191,6 +191,23 @@ class _With(nn.Module):
         return out
 
 
+def test_second_derivatives_through_batch_norm_and_hardsigmoid() -> None:
+    body = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Hardsigmoid(), nn.Flatten(), nn.Linear(12, 3))
+    network, (x, y) = body.double(), pictures(2)
+    network(x)  # statistics that are not the initial ones
+    network.eval()
+    end = x + 0.2 * torch.randn_like(x)
+    names = ("0.weight", "1.weight", "4.weight")
+    weights = [network.get_parameter(name).detach().clone().requires_grad_(True) for name in names]
+
+    def size(*values: Tensor) -> Tensor:
+        return (
+            integrated(_With(network, dict(zip(names, values, strict=True))), x, end, y, right_riemann(2)).pow(2).sum()
+        )
+
+    assert torch.autograd.gradcheck(size, tuple(weights), fast_mode=True)
+
+
 def test_the_attention_of_a_vision_transformer_can_be_differentiated_twice() -> None:
     from torchvision.models import VisionTransformer  # type: ignore[import-untyped]
 

@@ -81,7 +81,7 @@ def test_the_command_line_knows_the_names() -> None:
     from rectify.cli.options import ROWS as NAMES
     from rectify.cli.options import TRAINED
 
-    assert TRAINED == OBJECTIVES and PRESETS == (*NAMES, *(f"{name}-quick" for name in NAMES))
+    assert TRAINED == OBJECTIVES and (*NAMES, *(f"{name}-quick" for name in NAMES)) == PRESETS
 
 
 def test_the_ball_grows_over_the_ramp() -> None:
