@@ -446,13 +446,15 @@ TRIAL = (
     ),
 )
 
-TRAIN_DATA = (
+TRAIN_DATA = (  # a name and place of its own: `data` of a rectify.yaml judges, and must not be trained on unawares
     _flag(
-        "data",
+        "train_data",
         "Data",
         "Images to train on: a folder a class, a CSV file, or mnist, fashion-mnist, cifar10.",
         values.path,
         "DIR|CSV|NAME",
+        spellings=("--data",),
+        key="train.data",
     ),
     _flag("val", "Data", "Labelled images that judge.", values.path, "DIR|CSV", key="train.val"),
 )

@@ -106,15 +106,13 @@ def make_plan(settings: Settings, made: Preset | None) -> Plan:
         rate = settings["lr"] if settings["lr"] is not None else plan.learning_rate(0)
         optimiser = settings["optimizer"] or plan.optimiser
         plan = replace(plan, schedule=((0, rate),), optimiser=optimiser, summed=False)
-    if plan.eps == 0 and plan.objective not in ("natural", "input-gradient"):
-        raise UsageError(f"--eps 0 leaves {plan.objective} no ball to search: give one above 0, or --objective natural")
     return replace(plan, attack_points=min(plan.attack_points, plan.path_points))
 
 
 def _source(settings: Settings, made: Preset | None) -> Path:
     """What to train on: a path, or the name of a packaged set."""
-    if settings["data"] is not None:
-        return Path(settings["data"])
+    if settings["train_data"] is not None:
+        return Path(settings["train_data"])
     if made is not None and made.data is not None:
         return Path(made.data)
     raise UsageError("train on what? --data DIR (a folder a class), or --data mnist, fashion-mnist or cifar10")

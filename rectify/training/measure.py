@@ -22,7 +22,7 @@ from rectify.evaluation.measure import Measure
 if TYPE_CHECKING:
     from rectify.jobs.common import Progress
 
-AT_ONCE = 8  # images a round of the attack on attributions: what a progress bar moves by
+AT_ONCE = 4  # images a round of the attack on attributions: what a progress bar moves by
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Trial:
     top: int = 100
     attack_top: int = 100
     label_steps: int = 40
-    map_steps: int = 30
+    map_steps: int = 20
     points: int = 10
     judge_points: int = 50
     seed: int = 0

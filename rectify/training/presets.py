@@ -68,6 +68,26 @@ class Plan:
     summed: bool = False
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained.
+
+        Raises
+        ------
+        UsageError
+            An unknown objective or optimiser, no ball to search, or a count below one.
+        """
+        if self.objective not in OBJECTIVES:
+            raise UsageError(f"no objective {self.objective!r}; {did_you_mean(self.objective, OBJECTIVES)}")
+        if self.optimiser not in ("adam", "momentum"):
+            raise UsageError(f"no optimiser {self.optimiser!r}: adam or momentum")
+        if self.objective in ATTACKED and self.eps <= 0:
+            raise UsageError(
+                f"eps {self.eps:g} leaves {self.objective} no ball to search: give one above 0, or natural"
+            )
+        counts = (self.attack_steps, self.path_points, self.attack_points, self.epochs, self.batch_size)
+        if min(*counts, 1 if self.epoch_size is None else self.epoch_size) < 1:
+            raise UsageError("steps, path points, epochs and images a step are at least 1")
+
     def learning_rate(self, step: int) -> float:
         """The learning rate of a step."""
         return [rate for start, rate in self.schedule if start <= step][-1]

@@ -190,8 +190,9 @@ def test_a_violated_gate_exits_1_and_keeps_the_work(place: Path) -> None:
 
 
 def test_settings_from_rectify_yaml(place: Path) -> None:
-    lines = ["arch: nets:net", "data: data", "preprocess: {input_size: 6, mean: [0], std: [1]}", "train:"]
+    lines = ["arch: nets:net", "data: val", "preprocess: {input_size: 6, mean: [0], std: [1]}", "train:"]
     lines += [
+        "  data: data",
         "  objective: natural",
         "  epochs: 1",
         "  out: from-yaml.safetensors",
@@ -202,6 +203,21 @@ def test_settings_from_rectify_yaml(place: Path) -> None:
     said = run_here(["train", "--format", "json"], place)
     assert said.code == 0, said.err
     assert said.report["train"]["objective"] == "natural" and (place / "from-yaml.safetensors").exists()
+
+
+def test_the_data_of_a_settings_file_judges_and_is_not_trained_on(place: Path) -> None:
+    (place / "rectify.yaml").write_text("arch: nets:net\ndata: val\npreprocess: {input_size: 6, mean: [0], std: [1]}\n")
+    one_line(run_here(["train", "-o", "m.safetensors"], place), "train on what?")
+
+
+def test_what_show_config_prints_can_be_saved(place: Path) -> None:
+    words = [*FRESH, *QUICK, "-o", "m.safetensors", "--objective", "madry"]
+    shown = run_here([*words, "--show-config"], place)
+    kept = [line for line in shown.out.splitlines() if not line.startswith("#")]
+    (place / "rectify.yaml").write_text("\n".join([*kept, "preprocess: {input_size: 6, mean: [0], std: [1]}"]) + "\n")
+    said = run_here(["train", "--format", "json"], place)
+    assert said.code == 0, said.err
+    assert said.report["train"]["objective"] == "madry" and (place / "m.safetensors").exists()
 
 
 # --------------------------------------------------------------------------------------------------------- mistakes
@@ -226,7 +242,7 @@ def one_line(said: Said, words: str) -> None:
         ([*FRESH, "-o", "m.safetensors", "--objective", "ig-nrom"], "did you mean ig-norm?"),
         ([*FRESH, "-o", "m.safetensors", "--preset", "mnist-quik"], "did you mean mnist-quick?"),
         ([*FRESH, "-o", "m.safetensors", "--eps", "8"], "must be in pixel units from 0 to 1, not 8; 8 of 255 is 8/255"),
-        ([*FRESH, "-o", "m.safetensors", "--eps", "0"], "--eps 0 leaves ig-sum-norm no ball to search"),
+        ([*FRESH, "-o", "m.safetensors", "--eps", "0"], "eps 0 leaves ig-sum-norm no ball to search"),
         ([*FRESH, "-o", "m.safetensors", "--lr", "0"], "--lr must be above 0"),
         ([*FRESH, "-o", "none/m.safetensors"], "no folder none"),
         ([*FRESH, "-o", "data"], "folder"),
@@ -283,6 +299,22 @@ def test_a_full_disk_at_the_end_loses_nothing(place: Path, monkeypatch: pytest.M
         )
     said = run_here([*words, "--resume"], place)
     assert said.code == 0 and len(said.report["train"]["history"]) == 2
+
+
+def test_killed_while_it_measures_it_only_measures_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rectify.jobs import train as job
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    words = [*FRESH, *QUICK, "-o", "m.safetensors", "--format", "json"]
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "_attacked", killed)
+        assert run_here(words, place).code == 130
+    written = sha256(place / "m.safetensors")  # it is there, and so is the state
+    said = run_here([*words, "--resume"], place)
+    assert said.code == 0, said.err
+    assert said.report["train"]["out"]["sha256"] == written and not (place / "m.safetensors.resume").exists()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

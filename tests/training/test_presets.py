@@ -106,3 +106,19 @@ def test_an_image_of_one_colour_has_no_nan() -> None:
     total = integrated(network, x, x + 0.1 * torch.rand(2, 3, 8, 8), y, right_riemann(2)).abs().sum()
     total.backward()
     assert all(bool(p.grad.isfinite().all()) for p in network.parameters() if p.grad is not None)
+
+
+WRONG = [
+    {"objective": "ig-nrom"},
+    {"optimiser": "sgd"},
+    {"objective": "madry", "eps": 0.0},
+    {"epochs": 0},
+    {"epoch_size": 0},
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
+def test_a_plan_that_makes_no_sense_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        Plan(**wrong)  # type: ignore[arg-type]
+    assert Plan(objective="natural", eps=0.0).eps == 0
