@@ -17,7 +17,7 @@ from rectify.errors import UsageError
 
 Output = Literal["probability", "logit", "log-probability"]
 OUTPUTS: tuple[Output, ...] = get_args(Output)
-MEMORY = 512 * 2**20  # bytes that one forward pass may keep for its backward pass
+MEMORY = {"cpu": 256 * 2**20, "cuda": 2 * 2**30}  # bytes that one forward pass may keep for its backward pass
 
 Scalar = Callable[[Tensor, Tensor], Tensor]  # (B, C, H, W) and classes (B,) to (B,)
 
@@ -120,7 +120,7 @@ def check_output(output: str) -> Output:
     raise UsageError(f"the output to explain is {', '.join(OUTPUTS)}, not {output!r}")
 
 
-def batch_that_fits(network: nn.Module, image: Tensor, most: int, memory: int = MEMORY) -> int:
+def batch_that_fits(network: nn.Module, image: Tensor, most: int, memory: int | None = None) -> int:
     """How many images may go through the network at a time so that the graph stays under ``memory`` bytes.
 
     Parameters
@@ -129,7 +129,11 @@ def batch_that_fits(network: nn.Module, image: Tensor, most: int, memory: int = 
         (1, C, H, W): one forward pass of it is measured.
     most
         Upper bound, at least one.
+    memory
+        By default a quarter of a gigabyte, on a GPU two: ViT-B/16 of 224 pixels keeps 74 MB an image.
     """
+    if memory is None:
+        memory = MEMORY.get(image.device.type, MEMORY["cpu"])
     kept = bytes_kept(network, image)
     return max(1, min(most, memory // max(1, kept)))
 

@@ -14,6 +14,7 @@ With a baseline learned from the model, linearity and implementation invariance 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -158,13 +159,21 @@ def unlearned_answer(network: nn.Module, image: Tensor, target: Tensor, eta: flo
         found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
     moved = {name: g for name, g in zip(weights, found, strict=True) if g is not None}
     del found
-    norm = float(torch.stack([g.double().norm() for g in moved.values()]).norm()) if moved else 0.0
-    for name in list(moved):  # one by one, so that a gradient is let go as soon as its weight is there
-        # at a probability of exactly one there is nothing to ascend: theta^ is theta
-        moved[name] = torch.add(weights[name].detach(), moved[name], alpha=eta / norm if norm > 0 else 0.0)
+    norm = float(torch.stack([g.norm() for g in moved.values()]).double().norm()) if moved else 0.0
+    # at a probability of exactly one there is nothing to ascend: theta^ is theta
+    _step(moved, weights, eta / norm if norm > 0 else 0.0)
     with torch.no_grad():
         answer: Tensor = functional_call(network, moved, (image,)).softmax(1)
     return answer
+
+
+def _step(gradients: dict[str, Tensor], weights: Mapping[str, Tensor], length: float) -> None:
+    """Each gradient becomes weight + length * gradient, in its own memory where no other gradient lies there too."""
+    users = Counter(g.untyped_storage().data_ptr() for g in gradients.values())
+    for name, gradient in gradients.items():
+        alone = users[gradient.untyped_storage().data_ptr()] == 1 and gradient.is_contiguous()
+        mine = gradient if alone else gradient.clone()
+        gradients[name] = mine.mul_(length).add_(weights[name].detach())
 
 
 def _descend(network: nn.Module, x: Tensor, answer: Tensor, how: Unlearning, unit: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ EXAMPLE = """rectify evaluate model.rectified.safetensors --against model.pt \\
 def run(settings: Settings, terminal: Terminal) -> Result:
     """Measure and judge."""
     from rectify import jobs
-    from rectify.cli.inputs import gather, open_model, options
+    from rectify.cli.inputs import forget_files, gather, open_model, options
 
     _check(settings)
     if not any(settings[name] for name in ("data", "pairs", "clean", "poisoned", "holdout")):
@@ -34,6 +34,7 @@ def run(settings: Settings, terminal: Terminal) -> Result:
     inputs = gather(settings, terminal)
     against = settings["against"]
     before = None if against is None else open_model(against, settings, terminal, inputs.subject)
+    forget_files(inputs.subject, before)
     report = jobs.run_evaluate(
         inputs, options(settings), against=before, quality=_quality(settings, inputs), progress=terminal
     )

@@ -31,11 +31,12 @@ def run(settings: Settings, terminal: Terminal) -> Result:
     if not any(settings[name] for name in ("image", "pairs", "clean", "poisoned")):
         raise UsageError("explain what? --image a.png, a folder of images, or --clean a.png --poisoned b.png")
     from rectify import jobs
-    from rectify.cli.inputs import explaining, gather, open_model, options
+    from rectify.cli.inputs import explaining, forget_files, gather, open_model, options
 
     inputs = gather(settings, terminal)
     compare = settings["compare"]
     other = None if compare is None else open_model(compare, settings, terminal, inputs.subject)
+    forget_files(inputs.subject, other)
     wanted = replace(explaining(settings, inputs.subject, inputs.calibration), faithfulness=_faithfulness(settings))
     files = _files(settings, inputs)
     report = jobs.run_explain(

@@ -132,6 +132,13 @@ def options(settings: Settings) -> Options:
     )
 
 
+def forget_files(*subjects: Subject | None) -> None:
+    """Let go of the tensors that were read: the networks hold copies, and only an edit needs the file's own."""
+    for subject in subjects:
+        if subject is not None:
+            subject.checkpoint.state.clear()
+
+
 def explaining(settings: Settings, subject: Subject, reference: ImageSet | None) -> Explaining:
     """What is to be explained, and how, from the settings of explain or evaluate."""
     from rectify.attribution.attribution import Settings as How

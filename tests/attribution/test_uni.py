@@ -148,6 +148,29 @@ def test_a_uniform_target_needs_no_unlearning() -> None:
     assert bool((entropy > -(still * still.log()).sum(1)).all()) and bool((entropy <= math.log(classes)).all())
 
 
+def test_weights_that_share_a_gradient_each_take_their_own_step() -> None:
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = (nn.Parameter(torch.randn(3, dtype=torch.float64)) for _ in range(2))
+            self.head = nn.Linear(192, 3).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(x.flatten(1)) + (self.one + self.two)
+
+    network, x = Sum().requires_grad_(False), images(1)
+    answer = unlearned_answer(network, x, torch.tensor([1]), 1.0)
+    unlearned = copy.deepcopy(network).requires_grad_(True)
+    nn.functional.cross_entropy(unlearned(x), torch.tensor([1])).backward()
+    gradients = [p.grad for p in unlearned.parameters() if p.grad is not None]
+    length = torch.cat([g.flatten() for g in gradients]).norm()
+    with torch.no_grad():
+        for p in unlearned.parameters():
+            assert p.grad is not None
+            p += p.grad / length
+        torch.testing.assert_close(answer, unlearned(x).softmax(1))
+
+
 def test_a_certain_network_has_nothing_to_unlearn_and_gives_zeros() -> None:
     class Constant(nn.Module):
         def __init__(self) -> None:

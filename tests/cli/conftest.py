@@ -113,6 +113,7 @@ def library(jobs: FakeLibrary, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
     monkeypatch.setattr(cli_inputs, "gather", gather)
     monkeypatch.setattr(cli_inputs, "explaining", explaining)
+    monkeypatch.setattr(cli_inputs, "forget_files", lambda *subjects: None)
     monkeypatch.setattr(cli_explain, "_files", files)
     monkeypatch.setattr(cli_inputs, "open_model", lambda path, settings, terminal, like=None: path)
     (tmp_path / "model.pt").write_bytes(b"weights")
