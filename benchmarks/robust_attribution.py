@@ -234,10 +234,10 @@ READING = """## What the order says
 
 Reproduced on both sets: NATURAL has the most movable attributions and no adversarial accuracy worth the name, IG-NORM
 holds both better, IG-SUM-NORM better still, and natural accuracy pays for it. Not reproduced: IG-SUM-NORM ahead of
-Madry. Here the two are within about a standard error of each other in every attacked figure, one seed each. After 800 steps, half of them
-in a ball that is still growing, the adversarial loss dominates both (beta is 0.1), and the attack of IG-SUM-NORM sees
-the path at two points; the paper trains 100,000 steps with ten. IG-NORM is the furthest from done: its loss was still
-high when the training ended. Longer runs would have to say whether the gap opens.
+Madry. Here the two are within about a standard error of each other in every attacked figure, one seed each. After 800
+steps, half of them in a ball that is still growing, the adversarial loss dominates both (beta is 0.1), and the attack
+of IG-SUM-NORM sees the path at two points; the paper trains 100,000 steps with ten. IG-NORM is the furthest from done:
+its loss was still high when the training ended. Longer runs would have to say whether the gap opens.
 
 Four fifths of the pixels of an MNIST map share their value with another, half of those of Fashion-MNIST (black
 background): Kendall and the intersection are in part about ties, for every row alike.

@@ -114,7 +114,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[Line, Said | None
 
 
 def test_there_is_something_to_read() -> None:
-    assert {"localize", "edit", "evaluate"} <= {line.words[1] for line in RECTIFY}
+    assert {"localize", "edit", "explain", "evaluate"} <= {line.words[1] for line in RECTIFY}
     assert {("make", "demo"), ("make", "test")} <= {line.words for line in MAKE}
 
 
