@@ -10,6 +10,7 @@ Every report is the plain dict of the JSON report. torch is imported when a func
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,12 +23,25 @@ if TYPE_CHECKING:
     from rectify.files.images import ImageSet, Pairs
     from rectify.files.preprocess import Preprocess
     from rectify.jobs import Explaining
+    from rectify.training.data import Labelled
+    from rectify.training.presets import Plan
 
     StrPath = str | os.PathLike[str]
 
 __version__ = "0.1.0"
 
-__all__ = ["RectifyError", "__version__", "edit", "evaluate", "explain", "load", "localize", "pairs", "preprocessing"]
+__all__ = [
+    "RectifyError",
+    "__version__",
+    "edit",
+    "evaluate",
+    "explain",
+    "load",
+    "localize",
+    "pairs",
+    "preprocessing",
+    "train",
+]
 
 
 def preprocessing(source: StrPath | Mapping[str, Any]) -> Preprocess:
@@ -200,6 +214,59 @@ def evaluate(
 
     inputs = jobs.Inputs(subject=subject, pairs=pairs, holdout=holdout, calibration=None, data=data)
     report: dict[str, Any] = jobs.run_evaluate(inputs, jobs.Options(**options), against=against, progress=_Silence())
+    return report
+
+
+def train(
+    subject: Subject,
+    data: Labelled | StrPath,
+    *,
+    out: StrPath,
+    val: Labelled | StrPath | None = None,
+    plan: Plan | None = None,
+    resume: bool = False,
+    force: bool = False,
+    attack_samples: int = 50,
+    **options: Any,
+) -> dict[str, Any]:
+    """Train or fine-tune a model with robust attributions, write ``out`` as safetensors, and attack what was written.
+
+    Parameters
+    ----------
+    subject
+        From `load`, or `rectify.training.start.fresh_subject` for fresh weights; its network is trained in place.
+    data, val
+        A folder a class, a CSV file, or `rectify.training.data.Labelled`; ``val`` judges.
+    plan
+        `rectify.training.presets.Plan`, such as ``preset("mnist-quick").plan``; None is IG-SUM-NORM's plain one.
+    resume, force
+        Go on with a stopped run; replace what is there.
+
+    ``options`` are the fields of `rectify.jobs.Options`. The objectives alone, for a loop of your own, are in
+    `rectify.training.objectives`.
+
+    Raises
+    ------
+    RectifyError
+        See `rectify.errors`; `TrainingError` if the loss is no number.
+    """
+    import rectify.jobs as jobs
+    from rectify.training.data import Labelled, read
+    from rectify.training.measure import Trial
+    from rectify.training.presets import Plan, weight_of
+
+    wanted = plan or Plan(objective="ig-sum-norm", weight=weight_of("ig-sum-norm"), seed=options.get("seed", 0))
+
+    def images(source: Labelled | StrPath) -> Labelled:
+        if isinstance(source, Labelled):
+            return source
+        return read(Path(source), subject.preprocess, subject.num_classes)
+
+    what = jobs.Trained(wanted, images(data), None if val is None else images(val))
+    what = dataclasses.replace(what, trial=Trial(wanted.eps, attack_samples, seed=wanted.seed))
+    report: dict[str, Any] = jobs.run_train(
+        subject, what, jobs.Options(**options), out=Path(out), resume=resume, force=force, progress=_Silence()
+    )
     return report
 
 

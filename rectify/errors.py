@@ -11,6 +11,7 @@
     ├── PreprocessError             2   preprocessing unknown or malformed
     ├── ImageError                  2   an image, pair or folder cannot be used
     ├── OutputError                 2   a result cannot be written
+    ├── TrainingError               2   a training cannot go on: its loss is no number
     └── Inconclusive                3   nothing to judge: no fault, no valid pair, accuracy at chance
 
 A message is one line that says what is wrong and what to type next.
@@ -75,6 +76,10 @@ class ImageError(RectifyError):
 
 class OutputError(RectifyError):
     """A result cannot be written."""
+
+
+class TrainingError(RectifyError):
+    """A training cannot go on."""
 
 
 class Inconclusive(RectifyError):

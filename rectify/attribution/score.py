@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from rectify.errors import UsageError
 
@@ -85,9 +87,23 @@ def value_and_gradient(function: Scalar, x: Tensor, targets: Tensor) -> tuple[Te
 
 @contextmanager
 def twice_differentiable() -> Iterator[None]:
-    """Context in which attention can be differentiated twice: the efficient kernels have no second derivative."""
-    with sdpa_kernel(SDPBackend.MATH):
+    """Context in which networks can be differentiated twice.
+
+    The efficient kernels of attention have no second derivative: it takes its math kernel. Nor has hardsigmoid, which
+    is computed by what it is, relu6(x + 3) / 6.
+    """
+    with sdpa_kernel(SDPBackend.MATH), _HardSigmoid():
         yield
+
+
+class _HardSigmoid(TorchFunctionMode):
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is not F.hardsigmoid:
+            return func(*args, **(kwargs or {}))
+        x = args[0] if args else (kwargs or {})["input"]
+        return F.relu6(x + 3) / 6
 
 
 def check_output(output: str) -> Output:

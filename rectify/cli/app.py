@@ -13,14 +13,14 @@ from typing import Any
 import typer
 
 from rectify import __version__
-from rectify.cli import edit, evaluate, explain, localize
+from rectify.cli import edit, evaluate, explain, localize, train
 from rectify.cli.config import Settings, resolve, show
 from rectify.cli.skin import Group, Request, add_command, usage_message
 from rectify.cli.terminal import Terminal, silence, tolerate_any_text, write_stderr, write_stdout
 from rectify.cli.values import YES
 from rectify.errors import ExitCode, RectifyError, UsageError
 
-COMMANDS = {"localize": localize, "edit": edit, "explain": explain, "evaluate": evaluate}
+COMMANDS = {"localize": localize, "edit": edit, "explain": explain, "evaluate": evaluate, "train": train}
 _COMPLETION = "_RECTIFY_COMPLETE"  # what a shell sets when it asks for completions
 _CLICK_ERROR: type[Exception] = typer.BadParameter.__mro__[2]  # Click's base class, wherever this Typer keeps its Click
 

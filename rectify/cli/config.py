@@ -258,7 +258,9 @@ def show(settings: Settings) -> str:
         if value is None or value is False or value == [] or name == "show_config":
             continue
         written = yaml.safe_dump(_plain(value), default_flow_style=True, width=10**6).removesuffix("...\n").strip()
-        line = f"{flag.name}: {written}" if flag.place else f"# {flag.label} {written}"
+        place = flag.place or ""
+        key = flag.name if place.rpartition(".")[2] == flag.name else place
+        line = f"{key}: {written}" if place else f"# {flag.label} {written}"
         lines.append(f"{line:<48}  # {settings.source(name)}")
     return "\n".join(lines) + "\n"
 

@@ -19,6 +19,7 @@ PANELS = (
     "Explain",
     "Evaluate",
     "Localize",
+    "Train",
     "Gates",
     "Output",
     "Compute",
@@ -59,7 +60,7 @@ class Flag:
     @property
     def label(self) -> str:
         """How messages name it."""
-        return self.spellings[-1] if self.name == "out" else self.spellings[0]
+        return self.spellings[-1] if self.name in ("out", "train_out") else self.spellings[0]
 
 
 def _flag(name: str, panel: str, help: str, read: Reader = values.text, metavar: str = "TEXT", **more: Any) -> Flag:
@@ -101,6 +102,9 @@ METRICS = (
     "completeness",
     "leakage",
 )
+
+TRAINED = ("natural", "madry", "input-gradient", "ig-norm", "ig-sum-norm")
+ROWS = ("mnist", "fashion-mnist", "gtsrb", "flower")
 
 MODEL_ARGUMENT = Flag("model", (), "Model", "Checkpoint, or folder; rectify.yaml may name it instead.", values.path, "")
 
@@ -442,6 +446,77 @@ TRIAL = (
     ),
 )
 
+TRAIN_DATA = (  # a name and place of its own: `data` of a rectify.yaml judges, and must not be trained on unawares
+    _flag(
+        "train_data",
+        "Data",
+        "Images to train on: a folder a class, a CSV file, or mnist, fashion-mnist, cifar10.",
+        values.path,
+        "DIR|CSV|NAME",
+        spellings=("--data",),
+        key="train.data",
+    ),
+    _flag("val", "Data", "Labelled images that judge.", values.path, "DIR|CSV", key="train.val"),
+)
+TRAIN = (
+    _flag(
+        "objective",
+        "Train",
+        f"What is minimised: {', '.join(TRAINED)} [default: ig-sum-norm].",
+        values.one_of(*TRAINED),
+        "NAME",
+        key="train.objective",
+    ),
+    _flag(
+        "preset",
+        "Train",
+        f"The paper's settings, where no flag says otherwise: {', '.join(ROWS)}, each also as NAME-quick, which a CPU "
+        "can do.",
+        values.one_of(*ROWS, *(f"{row}-quick" for row in ROWS)),
+        "NAME",
+        key="train.preset",
+    ),
+    _flag("eps", "Train", "Radius of the attack in pixels: 0.3, or 8/255.", values.pixels, "X", key="train.eps"),
+    _flag("epochs", "Train", "Passes over the data.", values.whole(1), "N", key="train.epochs"),
+    _flag(
+        "epoch_size", "Train", "Images a pass, drawn anew each [default: all].", values.whole(1), "N",
+        key="train.epoch_size",
+    ),
+    _flag("lr", "Train", "Learning rate, all the way.", values.positive, "X", key="train.lr"),
+    _flag(
+        "optimizer", "Train", "Adam, or SGD with momentum 0.9.", values.one_of("adam", "momentum"), "adam|momentum",
+        key="train.optimizer",
+    ),
+    _flag("weight_decay", "Train", "Of weights, not biases.", values.floor, "X", key="train.weight_decay"),
+    _flag(
+        "attack_steps", "Train", "Steps of the attack in training.", values.whole(1), "N", key="train.attack_steps"
+    ),
+    _flag("path_steps", "Train", "Path points of the attribution.", values.whole(1), "N", key="train.path_steps"),
+    _flag("weight", "Train", "Of the regulariser: lambda, or beta.", values.floor, "X", key="train.weight"),
+    _flag(
+        "ramp", "Train", "Share of the training in which eps grows from 0.", values.fraction, "X", key="train.ramp"
+    ),
+    _flag(
+        "attack_samples", "Train", "Images that the result is attacked on.", values.whole(0), "N", default=50,
+        key="train.attack_samples",
+    ),
+    _flag(
+        "train_out",
+        "Train",
+        "The trained model [default: MODEL's stem + .trained.safetensors].",
+        values.path,
+        "FILE",
+        spellings=("-o", "--out"),
+        key="train.out",
+    ),
+    _flag(
+        "save_every", "Train", "Seconds between two states that a stopped run can go on from; 0: after every step.",
+        values.floor, "X", default=30.0, key="train.save_every",
+    ),
+    _switch("resume", "Train", "Go on with a run that was stopped, as if it had not been.", env=False),
+    _switch("force", "Train", "Overwrite an existing output; never the input.", env=False),
+)  # fmt: skip
+
 LOCALIZE_FLAGS = (
     *MODEL,
     *PAIRS,
@@ -489,9 +564,27 @@ EXPLAIN_FLAGS = (
     *SETTINGS,
 )
 
+TRAIN_FLAGS = (
+    *MODEL,
+    *TRAIN_DATA,
+    *PREPROCESS,
+    *TRAIN,
+    *(flag for flag in GATES if flag.name in ("min_accuracy", "max_accuracy_drop")),
+    EXIT_ZERO,
+    *OUTPUT,
+    *COMPUTE,
+    *SETTINGS,
+)
+
 GATE_NAMES = (*(flag.name for flag in (*GATES, MIN_EDITABILITY)), "max_regression")
 
-COMMAND_FLAGS = {"localize": LOCALIZE_FLAGS, "edit": EDIT_FLAGS, "explain": EXPLAIN_FLAGS, "evaluate": EVALUATE_FLAGS}
+COMMAND_FLAGS = {
+    "localize": LOCALIZE_FLAGS,
+    "edit": EDIT_FLAGS,
+    "explain": EXPLAIN_FLAGS,
+    "evaluate": EVALUATE_FLAGS,
+    "train": TRAIN_FLAGS,
+}
 
 
 def unique(flags: Iterable[Flag]) -> dict[str, Flag]:

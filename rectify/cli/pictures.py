@@ -54,6 +54,7 @@ def draw(result: Result, folder: Path, terminal: Terminal) -> Pictures:
     sketches: list[tuple[str, str, Callable[[Result, Path], bool]]] = [
         ("The layers, by editability", "layers", _layers),
         ("The pairs before and after", "pairs", _repair),
+        ("The course of the training", "history", _history),
     ]
     for caption, name, sketch in sketches:
         path = folder / f"{name}.png"
@@ -82,6 +83,15 @@ def _layers(result: Result, path: Path) -> bool:
     if not (result.report.get("localize") or {}).get("layers"):
         return False
     layers_plot(result.report, path)
+    return True
+
+
+def _history(result: Result, path: Path) -> bool:
+    from rectify.reporting.training import history_plot
+
+    if not (result.report.get("train") or {}).get("history"):
+        return False
+    history_plot(result.report, path)
     return True
 
 

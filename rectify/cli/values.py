@@ -88,6 +88,24 @@ def floor(raw: Any) -> float:
     return value
 
 
+def positive(raw: Any) -> float:
+    """A number above zero."""
+    value = number(raw)
+    if value <= 0:
+        raise ValueError(f"must be above 0, not {raw}")
+    return value
+
+
+def pixels(raw: Any) -> float:
+    """A distance between pixels where black is 0 and white is 1: ``0.3``, or ``8/255``."""
+    above, slash, below = str(raw).partition("/")
+    value = number(above) / positive(below) if slash else number(raw)
+    if not 0 <= value <= 1:
+        hint = f"; {value:g} of 255 is {value:g}/255" if 1 < value <= 255 else ""
+        raise ValueError(f"must be in pixel units from 0 to 1, not {raw}{hint}")
+    return value
+
+
 def one_of(*names: str) -> Reader:
     """One of a few words."""
 

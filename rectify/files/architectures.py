@@ -265,7 +265,7 @@ def open_subject(
         raise
     load_into(network, checkpoint)
     network.to(place)
-    count = _try(network, settings, place, num_classes)
+    count = try_out(network, settings, place, num_classes)
     return Subject(network, checkpoint, name, args, count, settings, place)
 
 
@@ -310,7 +310,7 @@ def _choose_preprocess(
     return Preprocess.from_dict(values, "--preprocess and its flags")
 
 
-def _try(network: nn.Module, preprocess: Preprocess, device: torch.device, num_classes: int | None) -> int:
+def try_out(network: nn.Module, preprocess: Preprocess, device: torch.device, num_classes: int | None) -> int:
     """Run one blank image through; return the number of classes."""
     size = preprocess.input_size
     shape = "x".join(map(str, size))

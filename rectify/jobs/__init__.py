@@ -8,6 +8,7 @@ from rectify.jobs.edit import run_edit
 from rectify.jobs.evaluate import Quality, run_evaluate
 from rectify.jobs.explain import Explaining, run_explain
 from rectify.jobs.localize import run_localize
+from rectify.jobs.train import Trained, run_train
 
 __all__ = [
     "Explaining",
@@ -15,8 +16,10 @@ __all__ = [
     "Options",
     "Progress",
     "Quality",
+    "Trained",
     "run_edit",
     "run_evaluate",
     "run_explain",
     "run_localize",
+    "run_train",
 ]

@@ -48,6 +48,10 @@ def headline(report: Report) -> str:
         return _first_layer(report.get("localize"))
     if report["command"] == "explain":
         return _explained(report)
+    if report["command"] == "train":
+        from rectify.reporting.training import train_headline
+
+        return train_headline(report)
     figures = _changes(report)
     kept = {step["layer"] for step in (report.get("edit") or {}).get("steps") or [] if step["kept"]}
     edited = f"{plural(len(kept), 'layer')} edited" if report["command"] == "edit" else ""
@@ -150,6 +154,10 @@ def facts(report: Report) -> list[tuple[str, str]]:
     for key, name, noun in sets:
         if part := report.get(key):
             lines.append((name, f"{plural(part['count'], noun)} · sha256 {short(part['sha256'])}"))
+    if report.get("train"):
+        from rectify.reporting.training import train_facts
+
+        lines += train_facts(report["train"])
     return lines + _explain_facts(report.get("explanations")) + _edit_facts(report.get("edit"))
 
 

@@ -67,6 +67,11 @@ def tables(report: Report, *, limit: int | None = None) -> list[Table]:
     layers = [layer_table(report, limit), trial_table(report, limit)]
     explained = [similarity_table(report, limit), explanation_table(report, limit), metric_table(report)]
     results = [*figure_tables(report), step_table(report), attempts_table(report)]
+    from rectify.reporting.training import history_table, train_table  # it imports Table
+
+    if report["command"] == "train":  # fresh weights have no figures before: the one after is in the first table
+        results = results if (report["metrics"] or {}).get("before") else []
+    results = [train_table(report), history_table(report), *results]
     order = [*layers, *results] if report["command"] == "localize" else [*results, *layers]
     order = [*explained, *order] if report["command"] == "explain" else [*order, *explained]
     return [table for table in (gate_table(report), *order) if table is not None and table.rows]

@@ -1,0 +1,149 @@
+"""Labelled images that a training draws from: a folder, a CSV file or a packaged set, in memory where they fit."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rectify.errors import ImageError
+from rectify.files.images import ImageSet, read_labelled
+from rectify.files.listing import require_folder
+from rectify.files.packaged import SETS, Split, load
+from rectify.files.preprocess import Preprocess
+from rectify.files.words import did_you_mean, plain
+
+IN_MEMORY = 2**30  # bytes of decoded images that are kept; more are decoded whenever they are asked for
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images with their classes.
+
+    Attributes
+    ----------
+    images
+        (N, C, H, W) float32, normalised; or files that are read when they are asked for.
+    labels
+        (N,) int64.
+    classes
+        Names in the order of the labels, where folders gave them.
+    sha256
+        Of what was read.
+    """
+
+    images: Tensor | ImageSet
+    labels: Tensor
+    classes: tuple[str, ...] | None
+    sha256: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The images (n, C, H, W) and labels (n,) of these rows (n,), in their order.
+
+        Raises
+        ------
+        ImageError
+            If a file is no image any more.
+        """
+        if isinstance(self.images, Tensor):
+            return self.images[rows], self.labels[rows]
+        chosen = replace(self.images, paths=tuple(self.images.paths[i] for i in rows.tolist()), labels=None)
+        return next(iter(chosen.batches(len(rows))))[0], self.labels[rows]
+
+    def sample(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
+        """At most ``count`` images and labels, drawn without replacement, in the order of the set."""
+        rows = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:count].sort().values
+        return self.take(rows)
+
+
+def from_files(found: ImageSet) -> Labelled:
+    """The images of a labelled folder or CSV file; decoded at once where they fit into `IN_MEMORY`."""
+    labels = torch.tensor(found.labels, dtype=torch.int64)
+    channels, height, width = found.preprocess.input_size
+    if 4 * len(found) * channels * height * width > IN_MEMORY:
+        return Labelled(found, labels, found.classes, found.sha256)
+    return Labelled(found.stack(), labels, found.classes, found.sha256)
+
+
+def from_arrays(split: Split, preprocess: Preprocess) -> Labelled:
+    """A packaged split, resized where the network takes another size."""
+    digest = hashlib.sha256(split.images.tobytes() + split.labels.tobytes()).hexdigest()
+    channels, height, width = preprocess.input_size
+    if split.images.shape[1:] == (height, width, channels):
+        pixels = torch.from_numpy(np.ascontiguousarray(split.images)).permute(0, 3, 1, 2).contiguous().float().div_(255)
+        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (preprocess.mean, preprocess.std))
+        return Labelled(pixels.sub_(mean).div_(std), torch.from_numpy(split.labels), None, digest)
+    pictures = (Image.fromarray(image.squeeze()) for image in split.images)
+    return Labelled(torch.stack([preprocess.tensor(p) for p in pictures]), torch.from_numpy(split.labels), None, digest)
+
+
+def packaged_name(source: Path) -> str | None:
+    """The packaged set that is meant: its name, and nothing of that name lies here."""
+    return source.name if source.name in SETS and not os.path.lexists(source) else None
+
+
+def read(source: Path, preprocess: Preprocess, num_classes: int) -> Labelled:
+    """A folder a class, or a CSV file with columns ``image,label``.
+
+    Raises
+    ------
+    ImageError
+        If it is not there, holds no images, or does not fit the number of classes.
+    """
+    _check_there(source)
+    return from_files(read_labelled(source, preprocess, num_classes))
+
+
+def read_packaged(name: str, preprocess: Preprocess, folder: Path) -> tuple[Labelled, Labelled]:
+    """Train and test split of a packaged set; see `rectify.files.packaged.load`."""
+    train, test = load(name, folder)
+    return from_arrays(train, preprocess), from_arrays(test, preprocess)
+
+
+def count_classes(source: Path) -> int:
+    """How many classes the folders of a data set make: numbered ones up to the greatest, else as many as there are.
+
+    Raises
+    ------
+    ImageError
+        If it is no folder with folders in it.
+    """
+    _check_there(source)
+    if os.path.isfile(source):
+        raise ImageError(f"{plain(source)} does not say how many classes there are: pass --num-classes N")
+    require_folder(source)
+    names = [p.name for p in source.iterdir() if p.is_dir() and not p.name.startswith((".", "__"))]
+    if names and all(name.isdecimal() and name.isascii() for name in names):
+        return max(int(name) for name in names) + 1
+    if len(names) < 2:
+        raise ImageError(f"{plain(source)} has {len(names)} class folders: a classifier needs two or more")
+    return len(names)
+
+
+def _check_there(source: Path) -> None:
+    """A bare name that is neither here nor a packaged set is most likely a slip in the set's name."""
+    if not os.path.lexists(source) and source.parent == Path():
+        raise ImageError(f"{plain(source)}: no such folder, nor a packaged set; {did_you_mean(source.name, SETS)}")
+
+
+def check_alike(data: Labelled, val: Labelled) -> None:
+    """Refuse a validation set whose folders name other classes.
+
+    Raises
+    ------
+    ImageError
+        With the first name that differs.
+    """
+    if data.classes is None or val.classes is None or data.classes == val.classes:
+        return
+    odd = sorted(set(val.classes) ^ set(data.classes))
+    raise ImageError(f"--val has other class folders than --data: {plain(odd[0])} is only in one of them")

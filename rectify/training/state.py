@@ -1,0 +1,186 @@
+"""What a training needs to go on as if it had never stopped: weights, optimiser, random states and the position.
+
+The order of the images follows from seed and epoch and the noise of the attacks from seed and step, so that a position
+is three numbers. A state file is written whole or not at all, and read with ``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import random
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rectify.errors import CheckpointError, TrainingError, UsageError
+from rectify.files.atomic import write_atomic
+from rectify.files.words import plain
+
+SECONDS = 30.0  # between two states
+SHARE = 0.05  # of the time that may go into writing them
+FORMAT = 1
+
+
+@dataclass
+class Position:
+    """Where a training stands: the step that comes next, and what the epoch under way has added up to."""
+
+    step: int = 0
+    loss: float = 0.0  # summed over the images of this epoch so far
+    images: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Keeper:
+    """Writes the state of a training, now and then.
+
+    Attributes
+    ----------
+    path
+        The state file.
+    plan
+        What the state belongs to, as JSON values: only the same plan on the same data may go on from it.
+    seconds
+        Least time between two states.
+    """
+
+    path: Path
+    plan: dict[str, Any]
+    seconds: float = SECONDS
+    last: float = 0.0
+    took: float = 0.0
+    where: str = "its start"
+
+    def due(self) -> bool:
+        """Whether it is time for the next state; with 0 seconds it always is."""
+        return not self.seconds or time.monotonic() - self.last >= max(self.seconds, self.took / SHARE)
+
+    def keep(self, network: nn.Module, optimiser: torch.optim.Optimizer, at: Position, where: str) -> None:
+        """Write the state.
+
+        Raises
+        ------
+        TrainingError
+            If a weight is no finite number: the state before stays.
+        OutputError
+            If it cannot be written; the state before stays.
+        """
+        began = time.monotonic()
+        weights = network.state_dict()
+        odd = next((n for n, v in weights.items() if v.is_floating_point() and not bool(v.isfinite().all())), None)
+        if odd is not None:
+            raise TrainingError(f"{plain(odd)} holds values that are no numbers {self.hint(where)}")
+        state = {
+            "format": FORMAT,
+            "plan": self.plan,
+            "model": weights,
+            "optimiser": optimiser.state_dict(),
+            "position": {"step": at.step, "loss": at.loss, "images": at.images, "history": at.history},
+            "random": random_states(),
+        }
+        stream = io.BytesIO()
+        torch.save(state, stream)
+        write_atomic(self.path, stream.getvalue())
+        self.last, self.took, self.where = time.monotonic(), time.monotonic() - began, where
+
+    def hint(self, where: str) -> str:
+        """Where it happened, what is kept, and what to try."""
+        return (
+            f"at {where}: try a smaller --lr, --eps or --weight; the last good state ({self.where}) is kept in "
+            f"{plain(self.path)}"
+        )
+
+    def restore(self, network: nn.Module, optimiser: torch.optim.Optimizer) -> Position:
+        """Bring network, optimiser and random states back to the state of the file, in place.
+
+        Raises
+        ------
+        CheckpointError
+            If the file cannot be read.
+        UsageError
+            If it is of another plan, with what differs.
+        """
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            told = state["plan"] if state["format"] == FORMAT else None
+        except Exception:  # a truncated or foreign file may fail in any way
+            raise CheckpointError(f"{plain(self.path)} is no state of a training: delete it to start anew") from None
+        if told is None:
+            raise CheckpointError(f"{plain(self.path)} is of another version of rectify: delete it to start anew")
+        _check_plan(told, self.plan, self.path)
+        network.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        set_random_states(state["random"])
+        self.last = time.monotonic()
+        return Position(**state["position"])
+
+    def drop(self) -> None:
+        """Delete the state file: the training is over and its result written."""
+        self.path.unlink(missing_ok=True)
+
+    def there(self) -> bool:
+        """Whether an earlier run left a state."""
+        return os.path.lexists(self.path)
+
+
+def _check_plan(told: dict[str, Any], plan: dict[str, Any], path: Path) -> None:
+    odd = [key for key in plan if told.get(key) != plan[key]]
+    if odd:
+        raise UsageError(
+            f"{plain(path)} is of a run with {odd[0]} {plain(told.get(odd[0]))}, not {plain(plan[odd[0]])}: "
+            "resume with the same settings, or start anew with --force"
+        )
+
+
+def random_states() -> dict[str, Any]:
+    """The states of every generator that a network may draw from."""
+    name, keys, place, has_gauss, cached = np.random.get_state()  # the legacy form: a tuple
+    found: dict[str, Any] = {
+        "torch": torch.get_rng_state(),
+        "python": random.getstate(),
+        "numpy": [
+            str(name),
+            torch.from_numpy(np.asarray(keys).astype(np.int64)),
+            int(place),
+            int(has_gauss),
+            float(cached),
+        ],
+    }
+    if torch.cuda.is_available():
+        found["cuda"] = torch.cuda.get_rng_state_all()
+    return found
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    """Put them back."""
+    torch.set_rng_state(states["torch"])
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, place, has_gauss, cached = states["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), place, has_gauss, cached))
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"])
+
+
+def mixed(seed: int, *numbers: int) -> int:
+    """One seed out of several numbers."""
+    return int(np.random.SeedSequence((seed, *numbers)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def generator(seed: int, *numbers: int) -> torch.Generator:
+    """A generator on the CPU that is the same on every machine."""
+    return torch.Generator().manual_seed(mixed(seed, *numbers))
+
+
+@functools.lru_cache(maxsize=2)
+def order(count: int, seed: int, epoch: int, size: int | None) -> Tensor:
+    """The rows of an epoch: a permutation of ``count``, its first ``size``."""
+    return torch.randperm(count, generator=generator(seed, 1, epoch))[:size]

@@ -1,0 +1,367 @@
+"""`rectify train` from outside: what a person types, what is written, and what every mistake is answered with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jsonschema  # type: ignore[import-untyped]
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from rectify.reporting.schema import load as load_schema
+from tests.conftest import Said, environment, run_here, sha256
+
+NETS = """
+from torch import nn
+
+
+def net(num_classes=3, width=4):
+    body = [nn.Conv2d(1, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Flatten(), nn.Dropout(0.2)]
+    return nn.Sequential(*body, nn.Linear(16 * width, num_classes))
+
+
+def broken(num_classes=3):
+    network = net(num_classes)
+    network[5].weight.data.fill_(float("inf"))
+    return network
+"""
+FRESH = ["train", "--arch", "nets:net", "--input-size", "1,6,6", "--mean", "0", "--std", "1", "--data", "data"]
+QUICK = ["--epochs", "2", "--batch-size", "6", "--path-steps", "2", "--attack-steps", "2", "--lr", "0.02"]
+QUICK += ["--eps", "0.1", "--attack-samples", "4"]
+
+
+def pictures(root: Path, each: tuple[int, ...] = (5, 5, 1), names: str = "abc", seed: int = 0) -> Path:
+    """A folder a class, told apart by brightness; by default one class has a single image."""
+    random = np.random.default_rng(seed)
+    for place, (name, count) in enumerate(zip(names, each, strict=True)):
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = (90 * place + random.integers(0, 60, (6, 6))).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number}.png")
+    return root
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with a network's code and images."""
+    (tmp_path / "nets.py").write_text(NETS)
+    pictures(tmp_path / "data")
+    pictures(tmp_path / "val", (3, 3, 3), seed=1)
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def forget() -> Any:
+    """Every test's folder has its own module ``nets``."""
+    yield
+    sys.modules.pop("nets", None)
+
+
+def test_fresh_weights_then_fine_tuning_without_saying_the_architecture_again(place: Path) -> None:
+    said = run_here([*FRESH, *QUICK, "--val", "val", "-o", "m.safetensors", "--format", "json"], place)
+    assert said.code == 0, said.err
+    report = said.report
+    jsonschema.validate(report, load_schema())
+    train = report["train"]
+    assert (train["objective"], train["epochs"], train["judged_on"]) == ("ig-sum-norm", 2, "val")
+    assert len(train["history"]) == 2 and train["settings"]["path_points"] == 2
+    assert report["model"]["sha256"] == sha256(place / "m.safetensors") == train["out"]["sha256"]
+    assert report["metrics"]["before"] is None and report["metrics"]["after"]["accuracy"] == train["natural_accuracy"]
+    assert not (place / "m.safetensors.resume").exists()
+    again = run_here(
+        ["train", "m.safetensors", "--data", "data", *QUICK, "--format", "json", "--objective", "madry"], place
+    )
+    assert again.code == 0, again.err
+    assert (place / "m.trained.safetensors").exists()
+    assert again.report["model"]["sha256"] == sha256(place / "m.safetensors")
+    assert again.report["metrics"]["before"]["accuracy"] is not None
+    assert again.report["train"]["judged_on"] == "data"
+    assert any("flatters" in note for note in again.report["run"]["notes"])
+    evaluated = run_here(["evaluate", "m.trained.safetensors", "--data", "val"], place)
+    assert evaluated.code in (0, 3), evaluated.err  # it opens by its own metadata; chance may be all it has learned
+
+
+def test_equal_runs_give_equal_bytes_and_reports(place: Path) -> None:
+    out = []
+    for _ in range(2):
+        said = run_here([*FRESH, *QUICK, "-o", "m.safetensors", "--format", "json", "--force"], place)
+        assert said.code == 0, said.err
+        out.append((sha256(place / "m.safetensors"), {k: v for k, v in said.report.items() if k != "run"}))
+    assert out[0] == out[1]
+    other = run_here([*FRESH, *QUICK, "-o", "m.safetensors", "--seed", "1", "--force"], place)
+    assert other.code == 0 and sha256(place / "m.safetensors") != out[0][0]
+
+
+def test_a_killed_process_resumes_to_the_same_file(place: Path) -> None:
+    """SIGKILL while it works; tensors and history are those of a run that nobody touched."""
+    words = [*FRESH, *QUICK, "--epochs", "40", "--objective", "ig-norm", "--format", "json"]
+    whole = run_here([*words, "-o", "whole.safetensors"], place)
+    assert whole.code == 0, whole.err
+    words += ["-o", "m.safetensors", "--save-every", "0"]
+    kill_at(9, words, place)
+    assert not (place / "m.safetensors").exists()
+    refused = run_here(words, place)
+    assert refused.code == 2 and "is an unfinished training: --resume goes on with it" in refused.err
+    said = run_here([*words, "--resume"], place)
+    assert said.code == 0, said.err
+    one, other = (load_file(place / f"{name}.safetensors") for name in ("whole", "m"))
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    assert said.report["train"]["history"] == whole.report["train"]["history"]
+
+
+def kill_at(step: int, words: list[str], place: Path) -> None:
+    """Start the command and kill it as soon as its state is at ``step`` or beyond."""
+    state = place / "m.safetensors.resume"
+    env = environment() | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    with subprocess.Popen([sys.executable, "-m", "rectify", *words], cwd=place, env=env, stderr=subprocess.DEVNULL,
+                          stdout=subprocess.DEVNULL) as process:  # fmt: skip
+        until = time.monotonic() + 120
+        while time.monotonic() < until and process.poll() is None:
+            if state.exists() and torch.load(state, weights_only=True)["position"]["step"] >= step:
+                break
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
+
+
+def test_a_preset_fills_what_flags_do_not_say(place: Path) -> None:
+    words = [*FRESH, "--preset", "gtsrb-quick", "--objective", "ig-norm", "--epochs", "1", "--epoch-size", "6"]
+    words += ["--attack-samples", "0", "-o", "m.safetensors", "--format", "json"]
+    said = run_here(words, place)
+    assert said.code == 0, said.err
+    train = said.report["train"]
+    assert (train["preset"], train["settings"]["path_points"], train["settings"]["batch_size"]) == (
+        "gtsrb-quick",
+        10,
+        50,
+    )
+    assert train["settings"]["eps"] == pytest.approx(8 / 255) and train["adversarial_accuracy"] is None
+    assert said.report["model"]["arch"] == "nets:net"
+
+
+def test_gtsrb_on_a_folder_of_its_layout(tmp_path: Path) -> None:
+    """torchvision's GTSRB: class folders 00000 to 00042; pictures of any size, here of three of the classes."""
+    random = np.random.default_rng(0)
+    for name in ("00000", "00007", "00042"):
+        (tmp_path / "GTSRB" / name).mkdir(parents=True)
+        for number in range(2):
+            pixels = random.integers(0, 255, (21 + number, 30, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "GTSRB" / name / f"{number}.ppm")
+    words = ["train", "--preset", "gtsrb-quick", "--data", "GTSRB", "--epochs", "1", "--attack-samples", "0"]
+    said = run_here(
+        [*words, "--path-steps", "2", "--attack-steps", "1", "-o", "m.safetensors", "--format", "json"], tmp_path
+    )
+    assert said.code == 0, said.err
+    assert said.report["model"]["num_classes"] == 43 and said.report["model"]["preprocess"]["crop_mode"] == "squash"
+
+
+def test_report_files_hold_the_course(place: Path) -> None:
+    words = [*FRESH, *QUICK, "--val", "val", "-o", "m.safetensors"]
+    said = run_here(
+        [*words, "--report", "r.html", "--report", "r.md", "--report", "r.xml", "--report", "r.json"], place
+    )
+    assert said.code == 0, said.err
+    page, markdown = (place / "r.html").read_text(), (place / "r.md").read_text()
+    for text in (page, markdown):
+        assert "Course of the training" in text and "natural accuracy" in text
+    assert "data:image/png" in page and "r.history.png" in markdown and (place / "r.history.png").exists()
+    assert "epoch 1 of 2: loss" in said.err and "left" in said.err and "trained model: m.safetensors" in said.err
+    assert "ig-sum-norm, 2 epochs: natural accuracy" in said.out.replace("\n", " ")
+    jsonschema.validate(json.loads((place / "r.json").read_text()), load_schema())
+
+
+def test_a_violated_gate_exits_1_and_keeps_the_work(place: Path) -> None:
+    said = run_here([*FRESH, *QUICK, "--objective", "natural", "--min-accuracy", "1", "--epochs", "1", "--lr", "1e-6",
+                     "-o", "m.safetensors"], place)  # fmt: skip
+    assert said.code == 1 and (place / "m.safetensors").exists()
+    held = run_here([*FRESH, *QUICK, "--min-accuracy", "0", "-o", "m.safetensors", "--force"], place)
+    assert held.code == 0
+
+
+def test_settings_from_rectify_yaml(place: Path) -> None:
+    lines = ["arch: nets:net", "data: val", "preprocess: {input_size: 6, mean: [0], std: [1]}", "train:"]
+    lines += [
+        "  data: data",
+        "  objective: natural",
+        "  epochs: 1",
+        "  out: from-yaml.safetensors",
+        "  attack_samples: 0",
+        "  lr: 0.01",
+    ]
+    (place / "rectify.yaml").write_text("\n".join(lines) + "\n")
+    said = run_here(["train", "--format", "json"], place)
+    assert said.code == 0, said.err
+    assert said.report["train"]["objective"] == "natural" and (place / "from-yaml.safetensors").exists()
+
+
+def test_the_data_of_a_settings_file_judges_and_is_not_trained_on(place: Path) -> None:
+    (place / "rectify.yaml").write_text("arch: nets:net\ndata: val\npreprocess: {input_size: 6, mean: [0], std: [1]}\n")
+    one_line(run_here(["train", "-o", "m.safetensors"], place), "train on what?")
+
+
+def test_what_show_config_prints_can_be_saved(place: Path) -> None:
+    words = [*FRESH, *QUICK, "-o", "m.safetensors", "--objective", "madry"]
+    shown = run_here([*words, "--show-config"], place)
+    kept = [line for line in shown.out.splitlines() if not line.startswith("#")]
+    (place / "rectify.yaml").write_text("\n".join([*kept, "preprocess: {input_size: 6, mean: [0], std: [1]}"]) + "\n")
+    said = run_here(["train", "--format", "json"], place)
+    assert said.code == 0, said.err
+    assert said.report["train"]["objective"] == "madry" and (place / "m.safetensors").exists()
+
+
+# --------------------------------------------------------------------------------------------------------- mistakes
+
+
+def one_line(said: Said, words: str) -> None:
+    errors = [line for line in said.err.splitlines() if line.startswith("error: ")]
+    assert said.code == 2 and len(errors) == 1 and words in errors[0], said.err
+    assert "Traceback" not in said.err and said.out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["train", "-o", "m.safetensors", "--data", "data"], "train what? a MODEL to fine-tune, or --arch or --preset"),
+        (FRESH, "where to write the trained model? -o model.safetensors"),
+        ([*FRESH[:-2], "-o", "m.safetensors"], "train on what? --data DIR"),
+        ([*FRESH[:3], "--data", "data", "-o", "m.safetensors"], "how do images become input?"),
+        ([*FRESH[:-1], "nowhere", "-o", "m.safetensors"], "no such folder, nor a packaged set"),
+        ([*FRESH, "-o", "m.safetensors", "--val", "nowhere"], "nowhere"),
+        ([*FRESH, "-o", "m.safetensors", "--num-classes", "5"], "data has 3 folders (a, b, c), and the network 5"),
+        ([*FRESH, "-o", "m.safetensors", "--objective", "ig-nrom"], "did you mean ig-norm?"),
+        ([*FRESH, "-o", "m.safetensors", "--preset", "mnist-quik"], "did you mean mnist-quick?"),
+        ([*FRESH, "-o", "m.safetensors", "--eps", "8"], "must be in pixel units from 0 to 1, not 8; 8 of 255 is 8/255"),
+        ([*FRESH, "-o", "m.safetensors", "--eps", "0"], "eps 0 leaves ig-sum-norm no ball to search"),
+        ([*FRESH, "-o", "m.safetensors", "--lr", "0"], "--lr must be above 0"),
+        ([*FRESH, "-o", "none/m.safetensors"], "no folder none"),
+        ([*FRESH, "-o", "data"], "folder"),
+        ([*FRESH, "-o", "m.json", "--report", "m.json"], "--report and --out name the same file"),
+        (["train", "gone.pt", "--data", "data"], "gone.pt"),
+        ([*FRESH[:-1], "mnist", "--num-classes", "5", "-o", "m.safetensors"], "has 10 classes, the network 5"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line(words: list[str], told: str, place: Path) -> None:
+    one_line(run_here(words, place), told)
+    assert not list(place.glob("m.safetensors*"))
+
+
+def test_a_validation_folder_of_other_classes(place: Path) -> None:
+    pictures(place / "other", (1, 1, 1), "abd")
+    one_line(run_here([*FRESH, "--val", "other", "-o", "m.safetensors"], place), "--val has other class folders")
+
+
+def test_the_input_is_never_overwritten(place: Path) -> None:
+    assert run_here([*FRESH, *QUICK, "-o", "m.safetensors"], place).code == 0
+    before = sha256(place / "m.safetensors")
+    one_line(run_here([*FRESH, *QUICK, "-o", "m.safetensors"], place), "exists already: add --force")
+    tune = ["train", "m.safetensors", "--data", "data", *QUICK]
+    one_line(run_here([*tune, "-o", "m.safetensors", "--force"], place), "m.safetensors")
+    (place / "link.safetensors").symlink_to("m.safetensors")
+    one_line(run_here([*tune, "-o", "link.safetensors", "--force"], place), "link.safetensors")
+    assert sha256(place / "m.safetensors") == before
+
+
+def test_a_loss_that_is_no_number_is_one_line_with_a_state_kept(place: Path) -> None:
+    words = [word.replace("nets:net", "nets:broken") for word in FRESH]
+    said = run_here([*words, *QUICK, "-o", "m.safetensors"], place)
+    one_line(said, "holds values that are no numbers at its start")
+    words = [*FRESH, *QUICK, "--optimizer", "momentum", "--lr", "1e30", "--save-every", "0", "-o", "m.safetensors"]
+    said = run_here([*words, "--objective", "natural"], place)
+    assert said.code == 2 and "last good state" in said.err and "m.safetensors.resume" in said.err
+    kept = torch.load(place / "m.safetensors.resume", weights_only=True)
+    assert all(bool(v.isfinite().all()) for v in kept["model"].values())
+    assert not (place / "m.safetensors").exists()
+
+
+def test_a_full_disk_at_the_end_loses_nothing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rectify.errors import OutputError
+    from rectify.files import checkpoint
+
+    def full(path: Path, data: bytes, *, force: bool = True) -> None:
+        raise OutputError(f"cannot write {path}: No space left on device")
+
+    words = [*FRESH, *QUICK, "-o", "m.safetensors", "--format", "json"]
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_atomic", full)
+        one_line(
+            run_here(words, place), "nothing is lost: the trained state is in m.safetensors.resume, --resume writes it"
+        )
+    said = run_here([*words, "--resume"], place)
+    assert said.code == 0 and len(said.report["train"]["history"]) == 2
+
+
+def test_killed_while_it_measures_it_only_measures_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rectify.jobs import train as job
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    words = [*FRESH, *QUICK, "-o", "m.safetensors", "--format", "json"]
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "_attacked", killed)
+        assert run_here(words, place).code == 130
+    written = sha256(place / "m.safetensors")  # it is there, and so is the state
+    said = run_here([*words, "--resume"], place)
+    assert said.code == 0, said.err
+    assert said.report["train"]["out"]["sha256"] == written and not (place / "m.safetensors.resume").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_unwritable_folder_is_found_before_the_work(place: Path) -> None:
+    (place / "locked").mkdir(mode=0o500)
+    one_line(run_here([*FRESH, *QUICK, "-o", "locked/m.safetensors"], place), "cannot write")
+
+
+def test_resume_without_a_state_begins_and_says_so(place: Path) -> None:
+    said = run_here([*FRESH, *QUICK, "--resume", "-o", "m.safetensors", "--format", "json"], place)
+    assert said.code == 0 and any("no state to resume from" in note for note in said.report["run"]["notes"])
+
+
+def test_a_broken_picture_is_named(place: Path) -> None:
+    (place / "data" / "a" / "9.png").write_bytes(b"no picture")
+    one_line(run_here([*FRESH, *QUICK, "-o", "m.safetensors"], place), "9.png")
+
+
+def test_an_interrupt_says_how_to_go_on(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rectify.training import loop
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "_step", interrupted)
+    said = run_here([*FRESH, *QUICK, "-o", "m.safetensors"], place)
+    assert said.code == 130 and "--resume goes on with it" in said.err
+
+
+def test_the_library_does_the_same(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import rectify
+    from rectify.training.presets import Plan
+    from rectify.training.start import fresh_subject
+
+    monkeypatch.chdir(place)
+    plain = rectify.preprocessing({"input_size": 6, "mean": [0.0], "std": [1.0]})
+    subject = fresh_subject("nets:net", plain, num_classes=3, device="cpu")
+    plan = Plan(objective="madry", eps=0.1, attack_step=0.1, attack_steps=1, epochs=1, batch_size=6)
+    report = rectify.train(subject, "data", out="m.safetensors", val="val", plan=plan, attack_samples=2)
+    assert report["verdict"] == "pass" and report["train"]["objective"] == "madry"
+    assert rectify.load("m.safetensors", device="cpu").num_classes == 3
+
+
+def test_two_ways_of_saying_eps() -> None:
+    from rectify.cli.values import pixels
+
+    assert pixels("8/255") == pytest.approx(8 / 255) and pixels(0.3) == 0.3 and pixels("0.3") == 0.3
+    for wrong in ("8", "-1/255", "x", "1/0", "300/255", True):
+        with pytest.raises(ValueError):
+            pixels(wrong)
