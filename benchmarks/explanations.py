@@ -100,7 +100,7 @@ def settings_of(where: Setting, more: dict[str, Any]) -> Settings:
 def run(name: str, images: int, metrics: tuple[str, ...], keep: Callable[[str, dict[str, Any]], None]) -> None:
     """All methods on one network; ``keep`` gets each row as it comes."""
     where = setting(name, images)
-    few = min(len(where[1]), 6 if name == "efficientnet-lite0" else FEW)
+    few = min(len(where[1]), 4 if name == "efficientnet-lite0" else FEW)
     whole = Bench(*where[:3], settings_of(where, {}))
     part = Bench(where[0], where[1][:few], where[2][:few], settings_of(where, {}))
     done = stored().get(name, {})
@@ -196,7 +196,7 @@ Made by `python -m benchmarks.explanations`. Mean ± standard deviation over ima
 probability of the predicted class; fills and baselines as in the settings of each row of `explanations.json`. The null
 floor is what permuted maps (MuFidelity) or random orders (deletion, insertion) give. The attack searches, within 8/255
 and with the label kept, for the map that is furthest from the clean one: of UNI and IG their own map, of the others the
-gradient. Attacks and stability are measured on the first 100 images (6 photographs). One seed.
+gradient. Attacks and stability are measured on the first 100 images (4 photographs). One seed.
 
 """
 
