@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rectify.reporting.repair import PairRow, Prediction
 
 MOST = 8  # pairs drawn
+MOST_EXPLAINED = 120  # pictures in a gallery: a page of more is too heavy to open
 Pictures = dict[str, Path]  # caption to picture
 
 
@@ -50,7 +51,7 @@ def draw(result: Result, folder: Path, terminal: Terminal) -> Pictures:
 
     A picture that fails is left out with a note: the result that it would show is there already.
     """
-    pictures: Pictures = _explanations(result)
+    pictures: Pictures = _explanations(result, terminal)
     sketches: list[tuple[str, str, Callable[[Result, Path], bool]]] = [
         ("The layers, by editability", "layers", _layers),
         ("The pairs before and after", "pairs", _repair),
@@ -66,14 +67,20 @@ def draw(result: Result, folder: Path, terminal: Terminal) -> Pictures:
     return pictures
 
 
-def _explanations(result: Result) -> Pictures:
+def _explanations(result: Result, terminal: Terminal) -> Pictures:
     """The pictures that explain has drawn already, worst completeness first: of a pair the one of both."""
-    rows = result.report.get("explanations") or []
+    rows = sorted(result.report.get("explanations") or [], key=lambda row: -(row["relative_gap"] or 0.0))
+    drawn: dict[Path, Mapping[str, Any]] = {}
+    for row in rows:
+        files = [Path(file) for file in row["files"] if file.endswith(".png")]
+        if files:
+            drawn.setdefault(files[-1], row)
+    if len(drawn) > MOST_EXPLAINED:
+        terminal.note(f"note: the report shows {MOST_EXPLAINED} of {len(drawn)} pictures, worst completeness first")
     found: Pictures = {}
-    for row in sorted(rows, key=lambda row: -(row["relative_gap"] or 0.0)):
-        drawn = [Path(file) for file in row["files"] if file.endswith(".png")]
-        if drawn and drawn[-1] not in found.values():
-            found[f"{Path(row['image']).name} by {row['method']}"] = drawn[-1]
+    for path, row in list(drawn.items())[:MOST_EXPLAINED]:
+        caption = f"{Path(row['image']).name} by {row['method']}"
+        found[f"{row['image']} by {row['method']}" if caption in found else caption] = path
     return found
 
 
