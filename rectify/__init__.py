@@ -187,7 +187,9 @@ def explain(
         wanted = dataclasses.replace(wanted, settings=dataclasses.replace(wanted.settings, bounds=(low, high)))
     never = [subject.checkpoint.path, *([compare.checkpoint.path] if compare else [])]
     facts = {"base_sha256": subject.checkpoint.sha256, "arch": subject.arch}
-    files = None if out is None else ExplanationFiles(Path(out), subject.preprocess, never, facts)
+    files = (
+        None if out is None else ExplanationFiles(Path(out), subject.preprocess, never, facts, wanted.settings.layer)
+    )
     report: dict[str, Any] = jobs.run_explain(
         inputs, jobs.Options(**options), explaining=wanted, compare=compare, writer=files, progress=_Silence()
     )

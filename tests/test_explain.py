@@ -129,8 +129,73 @@ def test_a_layer_and_a_score(tmp_path: Path) -> None:
     words = ("--image", FIXTURE / "calibration" / "001.png", "--layer", "layer2", "--score", "logit", "--out", "m")
     said = explain(tmp_path, *words)
     assert said.code == 0, said.err
-    assert load_file(tmp_path / "m" / "001.ig.safetensors")["attribution"].ndim == 3
-    assert said.report["explanations"][0]["settings"]["output"] == "logit"
+    assert load_file(tmp_path / "m" / "001.ig.layer2.safetensors")["attribution"].ndim == 3
+    row = said.report["explanations"][0]
+    assert row["settings"]["output"] == "logit" and row["settings"]["layer"] == "layer2"
+    assert row["completeness_gap"] is None  # beside a shortcut the sum is a part of the change, not an error
+
+
+def test_uni_at_a_layer_keeps_its_baseline(tmp_path: Path) -> None:
+    image = FIXTURE / "calibration" / "001.png"
+    said = explain(tmp_path, "--image", image, "--layer", "layer2", "--method", "uni", "--out", "m", "--set", "eps=0.5")
+    assert said.code == 0, said.err
+    told = said.report["explanations"][0]["settings"]
+    assert told["baseline"] == "unlearned" and told["eps"] == 0.5
+    assert "baseline" in load_file(tmp_path / "m" / "001.uni.layer2.safetensors")
+
+
+def test_a_tolerance_that_is_missed_or_not_heeded_is_said(tmp_path: Path) -> None:
+    image = FIXTURE / "calibration" / "001.png"
+    said = explain(tmp_path, "--image", image, "--tolerance", "1e-9", "--method", "ig", "--method", "gradient")
+    notes = " ".join(said.report["run"]["notes"])
+    assert "miss the tolerance" in notes and "gradient did not heed it" in notes
+
+
+@pytest.mark.parametrize("name", ["pp.json", "start.ig.png"])
+def test_nothing_that_was_read_is_written_over(tmp_path: Path, name: str) -> None:
+    data = (FIXTURE / "calibration" / "000.png").read_bytes()
+    (tmp_path / "start.png").write_bytes(data)
+    (tmp_path / "start.ig.png").write_bytes((FIXTURE / "calibration" / "001.png").read_bytes())
+    (tmp_path / "pp.json").write_text(json.dumps({"input_size": [1, 28, 28], "mean": [0.1307], "std": [0.3081]}))
+    before = (tmp_path / name).read_bytes()
+    flags = [*model_flags()[:-2], "--preprocess", "pp.json"]
+    more = ["--report", "pp.json"] if name == "pp.json" else ["--baseline", "start.ig.png", "--out", "."]
+    said = run_here(["explain", MODEL, *flags, "--image", "start.png", *more], tmp_path)
+    assert said.code == 2 and "never overwritten" in said.err
+    assert (tmp_path / name).read_bytes() == before
+
+
+def test_the_baseline_of_a_settings_file_is_relative_to_it_and_the_environment_has_its_name(tmp_path: Path) -> None:
+    (tmp_path / "cfg").mkdir()
+    (tmp_path / "b.png").write_bytes((FIXTURE / "calibration" / "001.png").read_bytes())
+    (tmp_path / "cfg" / "rectify.yaml").write_text("explain: {baseline: ../b.png, steps: 4}\n")
+    image = str(FIXTURE / "calibration" / "000.png")
+    said = explain(tmp_path, "--config", "cfg/rectify.yaml", "--image", image)
+    assert said.code == 0, said.err
+    assert said.report["explanations"][0]["settings"]["baseline"] == "image"
+    from rectify.cli.config import resolve
+
+    found = resolve("explain", options.EXPLAIN_FLAGS, {}, {"RECTIFY_EXPLAIN_BASELINE": "white"}, tmp_path)
+    assert found["start"] == "white"
+
+
+def test_a_refused_run_leaves_no_folder(tmp_path: Path) -> None:
+    said = explain(tmp_path, "--image", FIXTURE / "calibration" / "000.png", "--target", "\u00b2", "--out", "new")
+    assert said.code == 2 and "0 to 9" in said.err and not (tmp_path / "new").exists()
+
+
+def test_a_map_of_a_layer_is_summed_over_its_channels() -> None:
+    from rectify.jobs.explain import Explained, Item
+
+    def heat(values: tuple[int, ...], image: tuple[int, ...]) -> tuple[int, ...]:
+        one = Explained(
+            Item(Path("a")), "model", "ig", 0, torch.zeros(image), torch.ones(values), 1.0, 0, *[None] * 5, {}
+        )
+        return tuple(one.heat().shape)
+
+    assert heat((16, 16, 32), (1, 16, 32)) == (16, 32)  # a convolution of 16 channels on a wide image
+    assert heat((7, 7, 96), (3, 224, 224)) == (7, 7) and heat((7, 7, 7), (3, 224, 224)) == (7, 7)
+    assert heat((50, 64), (3, 32, 32)) == (7, 7) and heat((10,), (3, 32, 32)) == (1, 10)
 
 
 def test_a_page_of_a_folder_opens_without_a_network(tmp_path: Path) -> None:
@@ -205,7 +270,7 @@ def test_the_quality_of_explanations(tmp_path: Path) -> None:
     for metric in ("mufidelity", "mufidelity-absolute", "deletion", "insertion"):
         for method in ("ig", "gradient"):
             assert rows[method, metric]["null_floor"] is not None and rows[method, metric]["settings"]["seed"] == 0
-    assert ("ig", "monotonicity") in rows and ("gradient", "monotonicity") not in rows
+    assert rows["ig", "monotonicity"]["value"] is not None and rows["gradient", "monotonicity"]["value"] is None
     assert ("ig", "completeness-gap") in rows
     assert rows["ig", "deletion"]["settings"]["steps"] == 10
 
@@ -218,6 +283,17 @@ def test_robustness_and_stability(tmp_path: Path) -> None:
     assert {"robustness-attack-spearman", "robustness-fgsm-kendall", "stability-steps-15-spearman"} <= rows.keys()
     assert rows["robustness-attack-spearman"]["settings"]["eps"] == pytest.approx(0.1)
     assert rows["robustness-attack-spearman"]["value"] < 0.999
+
+
+def test_what_a_method_does_not_have_is_said(tmp_path: Path) -> None:
+    one = evaluate(tmp_path, "--metrics", "monotonicity", "--method", "gradient", "--samples", "2")
+    assert one.code == 3 and one.report["explanation_metrics"][0]["value"] is None
+    words = ["--metrics", "monotonicity", "--method", "gradient", "--method", "ig", "--samples", "2", "--steps", "4"]
+    both = evaluate(tmp_path, *words)
+    schema_holds(both)
+    assert both.code == 0 and "gradient has no monotonicity" in both.report["run"]["notes"]
+    told = both.report["explanation_metrics"][1]["settings"]
+    assert told["images"] == 2 and told["attribution"]["steps"] == 4
 
 
 def test_leakage_counts_for_its_gate(tmp_path: Path, shared: object) -> None:
@@ -238,6 +314,7 @@ def test_leakage_counts_for_its_gate(tmp_path: Path, shared: object) -> None:
     ("words", "message"),
     [
         (["--metrics", "leakage"], "--null-region"),
+        (["--max-leakage", "0.1"], "--metrics leakage"),
         (["--metrics", "leakage", "--null-region", "white.png"], "all white"),
         (["--method", "ig"], "--metrics"),
         (["--metrics", "fidelity"], "mufidelity"),

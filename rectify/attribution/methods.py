@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib import import_module
 
 from torch import Tensor
@@ -63,5 +63,9 @@ def attribute(name: str, score: Score, x: Tensor, targets: Tensor, settings: Set
         how = Unlearning.from_options(settings.options)
         start = unlearned_baseline(score, x, targets, how, settings.bounds)
         settings = replace(settings, steps=STEPS if settings.steps is None else settings.steps)
-        return layer_attribution(name, score, x, targets, settings, baseline=start)
-    return layer_attribution(name, score, x, targets, settings)
+        found = layer_attribution(name, score, x, targets, settings, baseline=start)
+        told = {**found.settings, "baseline": "unlearned", **asdict(how)}
+        return replace(found, settings={**told, "layer": settings.layer}, complete=False)
+    found = layer_attribution(name, score, x, targets, settings)
+    # beside a shortcut a layer carries only a part of the change: its sum is no error
+    return replace(found, settings={**found.settings, "layer": settings.layer}, complete=False)

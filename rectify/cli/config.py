@@ -131,7 +131,12 @@ def _from_command_line(known: Mapping[str, Flag], given: Mapping[str, Any]) -> d
 def _from_environment(environ: Mapping[str, str]) -> tuple[dict[str, Setting], tuple[str, ...]]:
     said: dict[str, Setting] = {}
     notes = []
-    settable = {ENV_PREFIX + flag.name.upper(): flag for flag in ALL_FLAGS.values() if flag.env}
+    settable = {
+        ENV_PREFIX + flag.place.replace(".", "_").upper(): flag  # as in the file: RECTIFY_EXPLAIN_BASELINE
+        for flag in ALL_FLAGS.values()
+        if flag.env and flag.place is not None
+    }
+    settable |= {ENV_PREFIX + flag.name.upper(): flag for flag in ALL_FLAGS.values() if flag.env}
     for variable in sorted(name for name in environ if name.startswith(ENV_PREFIX) and environ[name]):
         flag = settable.get(variable)
         if variable == ENV_PREFIX + "TRUST_PICKLE":
@@ -223,7 +228,7 @@ def _read(flag: Flag, raw: Any, label: str, error: type[RectifyError]) -> Any:
 
 
 def _relative_to(flag: Flag, value: Any, base: Path, folder: Path) -> Any:
-    if not flag.is_path or isinstance(value, dict):
+    if not flag.is_path or isinstance(value, dict | str):
         return value
     if isinstance(value, list):
         return [_relative_to(flag, item, base, folder) for item in value]

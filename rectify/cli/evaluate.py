@@ -46,6 +46,8 @@ def _check(settings: Settings) -> None:
     leak = "leakage" in settings["metrics"]
     if leak and settings["null_region"] is None:
         raise UsageError("--metrics leakage needs to know where nothing of the class is: give --null-region mask.png")
+    if settings.typed("max_leakage") and not leak:
+        raise UsageError("--max-leakage judges a measurement: add --metrics leakage --null-region mask.png")
     if not settings["metrics"]:
         for name in ("method", "samples", "null_region"):
             if settings.typed(name):

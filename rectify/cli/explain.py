@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rectify.cli.config import Settings
 from rectify.cli.options import EXPLAIN_FLAGS as FLAGS
-from rectify.cli.outputs import Result
+from rectify.cli.outputs import Result, inputs_of
 from rectify.cli.terminal import Terminal
 from rectify.errors import UsageError
 
@@ -57,6 +57,7 @@ def _faithfulness(settings: Settings) -> bool:
 def _files(settings: Settings, inputs: Inputs) -> ExplanationFiles:
     from rectify.reporting.explain_files import ExplanationFiles
 
-    never = [settings[name] for name in ("model", "compare") if settings[name] is not None]
     facts = {"base_sha256": inputs.subject.checkpoint.sha256, "arch": inputs.subject.arch}
-    return ExplanationFiles(settings["explain_out"], inputs.subject.preprocess, never, facts)
+    return ExplanationFiles(
+        settings["explain_out"], inputs.subject.preprocess, inputs_of(settings), facts, settings["explain_layer"]
+    )

@@ -10,7 +10,7 @@ import rectify
 from rectify.cli.config import Settings
 from rectify.cli.options import GATE_NAMES
 from rectify.cli.terminal import Terminal
-from rectify.errors import UsageError
+from rectify.errors import ArchitectureError, UsageError
 
 if TYPE_CHECKING:
     from rectify.files.architectures import Subject
@@ -93,7 +93,15 @@ def open_model(path: Path, settings: Settings, terminal: Terminal, like: Subject
     if settings["trust_pickle"]:
         terminal.note(f"WARNING: --trust-pickle lets {path} run any code that it contains")
     terminal.start(f"opening {path.name}")
-    subject = open_subject(path, **how)
+    try:
+        subject = open_subject(path, **how)
+    except ArchitectureError as problem:
+        if like is None:
+            raise
+        raise ArchitectureError(
+            f"{path} does not fit the first model, a {like.arch} of {like.num_classes} classes, so the two cannot be "
+            f"compared ({problem})"
+        ) from None
     terminal.stop()
     terminal.note(f"{path}: {subject.checkpoint.used}")
     details = f"{subject.num_classes} classes, {subject.preprocess.to_dict()}, on {subject.device}"
@@ -167,7 +175,7 @@ def explaining(settings: Settings, subject: Subject, reference: ImageSet | None)
     return Explaining(methods, settings.get("target") or "auto", check_output(settings["score"]), how)
 
 
-def _start(word: str | None, subject: Subject) -> Any:
+def _start(word: str | Path | None, subject: Subject) -> Any:
     """The baseline: a name, or an image file."""
     from rectify.attribution.baselines import STATIC
     from rectify.files.images import read_image
@@ -175,9 +183,9 @@ def _start(word: str | None, subject: Subject) -> Any:
 
     if word is None or word in STATIC:
         return word or "black"
-    path = Path(word).expanduser()
+    path = Path(word)
     if not path.exists() and not path.suffix:
-        raise UsageError(f"--baseline {word}: no such image or name; {did_you_mean(word, STATIC)}")
+        raise UsageError(f"--baseline {word}: no such image or name; {did_you_mean(str(word), STATIC)}")
     return read_image(path, subject.preprocess).to(subject.device)
 
 

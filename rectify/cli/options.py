@@ -55,7 +55,7 @@ class Flag:
     @property
     def is_path(self) -> bool:
         """Relative values are relative to the file that says them."""
-        return self.read is values.path or self.read is values.preprocess
+        return self.read in (values.path, values.preprocess, values.start)
 
     @property
     def label(self) -> str:
@@ -360,8 +360,9 @@ EXPLAIN = (
     _flag(
         "start",
         "Explain",
-        "Where a path begins: black, white, mean, blur, noise, uniform, or an image.",
-        metavar="NAME|PATH",
+        f"Where a path begins: {', '.join(values.STARTS)}, or an image.",
+        values.start,
+        "NAME|PATH",
         default="black",
         spellings=("--baseline",),
         key="explain.baseline",

@@ -35,6 +35,19 @@ def out_path(settings: Settings) -> Path:
     return model.with_name(f"{model.stem}.rectified.safetensors")
 
 
+WRITTEN = ("out", "explain_out", "train_out", "report", "delta", "cache_dir")  # settings that name what is written
+
+
+def inputs_of(settings: Settings) -> list[Path]:
+    """Every file and folder that the settings name to be read: nothing may be written over them."""
+    found = [] if settings.file is None else [Path(settings.file)]
+    for name, flag in settings.flags.items():
+        if flag.is_path and name not in WRITTEN:
+            value = settings[name]
+            found += [Path(one) for one in (value if isinstance(value, list) else [value]) if isinstance(one, Path)]
+    return found
+
+
 def check(settings: Settings) -> None:
     """Find out what cannot be written before the long work, not after it.
 
@@ -46,7 +59,7 @@ def check(settings: Settings) -> None:
     from rectify.files.atomic import check_target
     from rectify.reporting.files import check_path
 
-    inputs = [Path(settings[name]) for name in ("model", "apply", "against") if settings.get(name) is not None]
+    inputs = inputs_of(settings)
     for path in settings["report"]:
         check_path(path)
         check_target(path, force=True, never=inputs)

@@ -36,6 +36,14 @@ def path(raw: Any) -> Path:
     return Path(raw).expanduser()
 
 
+STARTS = ("black", "white", "mean", "blur", "noise", "uniform")  # as in rectify.attribution.baselines
+
+
+def start(raw: Any) -> str | Path:
+    """The name of a baseline, or an image."""
+    return str(raw) if str(raw) in STARTS else path(raw)
+
+
 def switch(raw: Any) -> bool:
     """On or off."""
     word = str(raw).strip().lower()

@@ -151,8 +151,15 @@ class Bench:
         for metric in metrics:
             if metric not in _MEASURES:
                 raise UsageError(f"no metric {metric!r}; the metrics are {', '.join(METRICS)}")
-            found += _MEASURES[metric](made)
+            found += [self._told(made, measure) for measure in _MEASURES[metric](made)]
         return found
+
+    def _told(self, made: _Made, measure: Measure) -> Measure:
+        """With how many images there were, and how the method was set."""
+        told = {"images": len(measure.values), "attribution": made.settings(), **measure.settings}
+        if self.null_region is not None and measure.metric.startswith("leakage"):
+            told["null_region_share"] = float(self.null_region.double().mean())
+        return replace(measure, settings=told)
 
     def curve(self, kind: str, heat: Tensor) -> Curves:
         """Deletion or insertion; the null is drawn once for all methods."""
@@ -177,6 +184,13 @@ class _Made:
     def __init__(self, bench: Bench, name: str, function: Method | None) -> None:
         self.bench, self.name = bench, name
         self.method: Method = function or method(name)
+
+    def settings(self) -> dict[str, Any]:
+        """What the method used where its maps are made, else what it was told."""
+        if "maps" in self.__dict__:
+            return dict(self.maps.settings)
+        here = self.bench.settings
+        return {"steps": here.steps, "rule": here.rule, "options": dict(here.options)}
 
     @cached_property
     def maps(self) -> Attribution:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -51,6 +52,19 @@ def open_folder(folder: Path) -> None:
         raise OutputError(f"--out {plain(folder)} cannot be made a folder: {reason(error)}; name another") from None
 
 
+def check_folder(folder: Path) -> None:
+    """Say early that a folder cannot be made, without making it: a run that is refused leaves nothing behind.
+
+    Raises
+    ------
+    OutputError
+        If the folder, or one above it, is a file.
+    """
+    first = next((each for each in (folder, *folder.absolute().parents) if os.path.lexists(each)), folder)
+    if os.path.lexists(first) and not os.path.isdir(first):
+        raise OutputError(f"--out {plain(folder)}: {plain(first)} is a file, not a folder; name another")
+
+
 def check_files(files: Sequence[Path], inputs: Collection[Path]) -> None:
     """Refuse to write over an input, before the work; an earlier explanation may be replaced.
 
@@ -60,6 +74,8 @@ def check_files(files: Sequence[Path], inputs: Collection[Path]) -> None:
         If a file may not be written.
     """
     for file in files:
+        if not os.path.isdir(file.parent):
+            continue  # the folder is still to be made, so nothing can lie there
         try:
             check_target(file, force=True, never=inputs)
         except OutputError as problem:

@@ -83,7 +83,11 @@ def run_evaluate(
             _explanations(report, inputs, options, quality, against, progress)
     except Inconclusive as reason:
         return finish(report, options, started, inputs, [], inconclusive=str(reason))
-    return finish(report, options, started, inputs, [])
+    notes = _quality_notes(report, quality)
+    rows = report.get("explanation_metrics")
+    if rows and all("why" in row["settings"] for row in rows):
+        return finish(report, options, started, inputs, notes, inconclusive=f"nothing to measure: {notes[0]}")
+    return finish(report, options, started, inputs, notes)
 
 
 def _explanations(
@@ -102,7 +106,8 @@ def _explanations(
     progress.start("judging explanations", len(methods) * len(quality.metrics))
     for name in methods:
         for metric in quality.metrics:
-            report["explanation_metrics"] += [one.to_dict(name) for one in bench.measure(name, [metric])]
+            rows = [one.to_dict(name) for one in bench.measure(name, [metric])]
+            report["explanation_metrics"] += rows or [_nothing(name, metric)]
             progress.advance()
     progress.stop()
     if "leakage" in quality.metrics:
@@ -110,6 +115,22 @@ def _explanations(
         if against is not None:
             before = _bench(against, images, options, quality).measure(methods[0], ["leakage"])
             report["metrics"]["before"]["leakage"] = _first_leakage([one.to_dict(methods[0]) for one in before])
+
+
+def _nothing(method: str, metric: str) -> dict[str, Any]:
+    """The row of a metric that a method cannot have, such as the monotonicity of a path that it does not walk."""
+    empty = dict.fromkeys(("value", "spread", "null_floor"))
+    return {"method": method, "metric": metric, **empty, "settings": {"why": f"{method} has no {metric}"}}
+
+
+def _quality_notes(report: dict[str, Any], quality: Quality | None) -> list[str]:
+    """What was asked for and could not be measured, and on how many images the rest was."""
+    rows = report.get("explanation_metrics") or []
+    notes = [row["settings"]["why"] for row in rows if "why" in row["settings"]]
+    counts = {row["settings"]["images"] for row in rows if "images" in row["settings"]}
+    if quality is not None and counts and max(counts) < quality.samples:
+        notes.append(f"explanations judged on {max(counts)} images: there are no more")
+    return notes
 
 
 def _sample(inputs: Inputs, samples: int, seed: int) -> Tensor:

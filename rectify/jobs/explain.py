@@ -91,8 +91,10 @@ class Explained:
         if values.ndim == 2:  # (tokens, channels), class tokens first
             side = math.isqrt(len(values))
             return values.sum(1)[len(values) - side * side :].view(side, side)
-        last = values.shape[0] == values.shape[1] != values.shape[2]  # (h, w, channels), as Swin has them
-        return values.sum(2 if last else 0)
+        height, width = self.image.shape[1:]
+        a, b, c = values.shape
+        # (h, w, channels), as Swin has them: only there have the first two the proportions of the image
+        return values.sum(2 if b * width != c * height and a * width == b * height else 0)
 
 
 class Writer(Protocol):
@@ -144,7 +146,22 @@ def run_explain(
             report["explanations"] += [_row(one, names) for one, names in zip(maps, files, strict=True)]
             report["explanation_pairs"] += _similarities(maps)
     progress.stop()
+    notes += _tolerance_notes(report["explanations"], explaining)
     return finish(report, options, started, inputs, notes)
+
+
+def _tolerance_notes(rows: Sequence[dict[str, Any]], explaining: Explaining) -> list[str]:
+    """What became of a tolerance that was asked for."""
+    tolerance = explaining.settings.tolerance
+    if tolerance is None:
+        return []
+    deaf = [name for name in explaining.methods if name not in ("ig", "uni") or explaining.settings.layer is not None]
+    notes = [f"--tolerance is of ig and uni on the image: {', '.join(deaf)} did not heed it"] if deaf else []
+    missed = [row for row in rows if row["method"] not in deaf and (row["relative_gap"] or 0.0) > tolerance]
+    if missed:
+        most = max(row["settings"]["steps"] for row in missed)
+        notes.append(f"{len(missed)} of {len(rows)} maps miss the tolerance of {tolerance:g} with {most} steps")
+    return notes
 
 
 def _items(inputs: Inputs) -> list[Item]:
@@ -211,7 +228,7 @@ class _Bench:
 
     def _class(self, text: str) -> int:
         count = self.subjects["model"].num_classes
-        if not text.isdigit() or int(text) >= count:
+        if not (text.isascii() and text.isdigit()) or int(text) >= count:
             raise UsageError(f"--target {text}: give auto, predicted, or a class from 0 to {count - 1}")
         return int(text)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rectify.files.explanations import check_files, open_folder, stems, write_map
+from rectify.files.explanations import check_files, check_folder, open_folder, stems, write_map
 from rectify.files.words import plain
 from rectify.reporting.heatmaps import Map, explanation_picture
 from rectify.reporting.words import number, percent
@@ -31,17 +31,26 @@ class ExplanationFiles:
         Files that are not to be written over.
     facts
         What every array file says of where it comes from.
+    layer
+        The layer that is attributed: a part of the files' names.
     """
 
-    def __init__(self, folder: Path, preprocess: Preprocess, never: Sequence[Path], facts: dict[str, Any]) -> None:
-        self.folder, self.preprocess, self.never, self.facts = folder, preprocess, never, facts
+    def __init__(
+        self,
+        folder: Path,
+        preprocess: Preprocess,
+        never: Sequence[Path],
+        facts: dict[str, Any],
+        layer: str | None = None,
+    ) -> None:
+        self.folder, self.preprocess, self.never, self.facts, self.layer = folder, preprocess, never, facts, layer
         self.first: list[Map] = []
         self._names: dict[Item, str] = {}
 
     def prepare(self, items: Sequence[Item], methods: Sequence[str], compared: bool) -> None:
         """Make the folder and refuse to write over an input, before the work."""
         self._names = dict(zip(items, stems([item.path for item in items]), strict=True))
-        open_folder(self.folder)
+        check_folder(self.folder)
         made = [path for item in items for method in methods for path in self._paths(item, method, compared)]
         check_files(made, [*self.never, *(item.path for item in items)])
 
@@ -52,10 +61,15 @@ class ExplanationFiles:
         return [self._path(item, method, end) for end in ends]
 
     def _path(self, item: Item, method: str, end: str) -> Path:
-        return self.folder / f"{self._names[item]}.{method}.{end}"
+        layer = "" if self.layer is None else f".{self.layer}"
+        return self.folder / f"{self._names[item]}.{method}{layer}.{end}"
+
+    def _title(self, method: str) -> str:
+        return method if self.layer is None else f"{method} at {self.layer}"
 
     def write(self, maps: Sequence[Explained]) -> list[list[str]]:
         """Write the maps of one image, or of one pair, by one method; returns the files of each."""
+        open_folder(self.folder)
         items = list(dict.fromkeys(one.item for one in maps))
         rows = [[one for one in maps if one.item == item] for item in items]
         drawn = [[self._map(one) for one in row] for row in rows]
@@ -63,13 +77,13 @@ class ExplanationFiles:
         pair = None
         if len(rows) > 1:
             pair = self._path(items[0], maps[0].method, "pair.png")
-            explanation_picture(drawn, pair, title=maps[0].method, column_titles=titles)
+            explanation_picture(drawn, pair, title=self._title(maps[0].method), column_titles=titles)
         if not self.first:
             self.first = [row[0] for row in drawn]
         pictures = {}
         for item, row in zip(items, drawn, strict=True):
             pictures[item] = self._path(item, maps[0].method, "png")
-            explanation_picture([row], pictures[item], title=maps[0].method, column_titles=titles)
+            explanation_picture([row], pictures[item], title=self._title(maps[0].method), column_titles=titles)
         return [self._files(one, pictures[one.item], pair) for one in maps]
 
     def _files(self, one: Explained, picture: Path, pair: Path | None) -> list[str]:
