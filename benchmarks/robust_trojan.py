@@ -1,11 +1,12 @@
 """Does a network trained with IG-SUM-NORM take a trojan less deeply, and is it easier to repair?
 
-    python -m benchmarks.robust_trojan [--triggers patch blend] [--objectives natural madry ig-sum-norm]
+    python -m benchmarks.robust_trojan [--triggers patch] [--objectives natural madry ig-sum-norm]
 
 MNIST, the paper's network at half its width, the ``-quick`` plans, 10 % of the images poisoned: one network for each
 objective and trigger, trained from scratch on the poisoned images. Measured on 2,000 test images before and after
 ``rectify edit`` from one pair and 200 calibration images. Results: ``benchmarks/results/robust-trojan.{json,md}``; a
-row that is there is not run again. One seed.
+row that is there is not run again. One seed. (A 20 % blend does not take hold in these 800 steps, whatever the
+objective is to be: attack success 0.17 % after natural training.)
 """
 
 from __future__ import annotations
@@ -101,7 +102,13 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         cells = [row["trigger"], row["objective"], *(_p(before[k]) for k in ("accuracy", "asr", "recovery"))]
         cells += ["–"] * 3 if after is None else [_p(after[k]) for k in ("accuracy", "asr", "recovery")]
         lines.append("| " + " | ".join([*cells, row["note"]]) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", SAYS]) + "\n"
+
+
+SAYS = """No: a patch is a change of the whole pixel range, outside the ball of 0.3 that the training defends, and every
+objective learns it to the full. All three are repaired by the same kind of edit, to within half a point of their clean
+accuracy. One seed, one pair. A 20 % blend does not take hold in 800 steps at all (attack success 0.17 % after natural
+training)."""
 
 
 def _p(fraction: float) -> str:
@@ -111,7 +118,7 @@ def _p(fraction: float) -> str:
 def main() -> None:
     """Run what was asked for and is not there yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--triggers", nargs="*", default=["patch", "blend"])
+    parser.add_argument("--triggers", nargs="*", default=["patch"])
     parser.add_argument("--objectives", nargs="*", default=["natural", "madry", "ig-sum-norm"])
     options = parser.parse_args()
     rows: list[dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
