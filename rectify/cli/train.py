@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,8 @@ def run(settings: Settings, terminal: Terminal) -> Result:
     from rectify.training.presets import preset
 
     out = out_path(settings)
-    _check_reports(settings, out)
+    inputs = read_files(settings)
+    _check_reports(settings, out, inputs)
     made = None if settings["preset"] is None else preset(settings["preset"], settings["objective"])
     plan = make_plan(settings, made)
     source = _source(settings, made)
@@ -57,6 +59,7 @@ def run(settings: Settings, terminal: Terminal) -> Result:
         resume=settings["resume"],
         force=settings["force"],
         save_every=settings["save_every"],
+        never=inputs,
         progress=terminal,
     )
     terminal.stop()
@@ -81,10 +84,22 @@ def out_path(settings: Settings) -> Path:
     return model.with_name(f"{model.name if model.is_dir() else model.stem}.trained.safetensors")
 
 
-def _check_reports(settings: Settings, out: Path) -> None:
-    clash = next((path for path in settings["report"] if path.resolve() == out.resolve()), None)
-    if clash is not None:
-        raise UsageError(f"--report and --out name the same file: {clash}")
+def read_files(settings: Settings) -> list[Path]:
+    """The files that this training reads besides the model; no result may replace one."""
+    said = [settings[name] for name in ("train_data", "val", "preprocess")] + [settings.file]
+    return [Path(each) for each in said if isinstance(each, str | Path) and os.path.isfile(each)]
+
+
+def _check_reports(settings: Settings, out: Path, inputs: list[Path]) -> None:
+    """Neither the model's file and state nor an input is a place for a report."""
+    from rectify.files.atomic import check_target
+    from rectify.jobs.train import state_path
+
+    taken = {path.resolve(): what for path, what in ((out, "--out"), (state_path(out), "the state of --out"))}
+    for path in settings["report"]:
+        if path.resolve() in taken:
+            raise UsageError(f"--report and {taken[path.resolve()]} name the same file: {path}")
+        check_target(path, force=True, never=inputs)
 
 
 def make_plan(settings: Settings, made: Preset | None) -> Plan:

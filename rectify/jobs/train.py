@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from rectify.files.checkpoint import WrittenFile, check_target, write_tensors
 from rectify.files.words import plain
 from rectify.jobs.common import Inputs, Options, Progress, begin, finish
 from rectify.sections import VERSION, file_section
-from rectify.training.data import Labelled
+from rectify.training.data import Labelled, scarce_classes
 from rectify.training.loop import Training, accuracy_of, train
 from rectify.training.measure import Robustness, Trial, attack
 from rectify.training.presets import ATTACKED, Plan
@@ -54,12 +56,13 @@ def run_train(
     resume: bool = False,
     force: bool = False,
     save_every: float = SECONDS,
+    never: Sequence[Path] = (),
     progress: Progress,
 ) -> dict[str, Any]:
     """Train ``subject`` and write it to ``out``; a killed run leaves ``out`` + ``.resume`` behind, to go on from.
 
     Every figure is measured on the written file, opened again. The file stays where a gate is violated: it is hours of
-    work, and the exit code tells.
+    work, and the exit code tells. Neither replaces the model, the files of the images or those of ``never``.
 
     Raises
     ------
@@ -74,12 +77,16 @@ def run_train(
     report = begin("train", inputs, options)
     report["data"] = {"count": len(what.data), "sha256": what.data.sha256}
     fresh = not subject.checkpoint.sha256
-    keeper = Keeper(out.with_name(out.name + ".resume"), _identity(subject, what), save_every)
-    going_on = _check_state(keeper, resume, force)
-    protected = [] if fresh else [subject.checkpoint.path]
+    keeper = Keeper(state_path(out), _identity(subject, what), save_every)
+    protected = [*never, *_images_at((out, keeper.path), what)] + ([] if fresh else [subject.checkpoint.path])
     for path in (out, keeper.path):
-        check_target(path, force=force or going_on or path != out, never=protected)
-    notes = _notes(what, resume and not going_on)
+        check_target(path, force=True, never=protected)
+    going_on = _check_state(keeper, resume, force)
+    check_target(out, force=force or going_on, never=protected)
+    scarce = scarce_classes(what.data, subject.num_classes)
+    for line in scarce:
+        progress.say(line)
+    notes = _notes(what, resume and not going_on) + scarce
     judges = what.val or what.data
     if not fresh:
         report["metrics"]["before"] = _figures(accuracy_of(subject.network, judges, subject.device))
@@ -102,6 +109,20 @@ def run_train(
     report = finish(report, options, started, inputs, notes)
     keeper.drop()
     return report
+
+
+def state_path(out: Path) -> Path:
+    """Where the state of a training lies until ``out`` is written."""
+    return out.parent / (out.name + ".resume")
+
+
+def _images_at(targets: Sequence[Path], what: Trained) -> list[Path]:
+    """The files that the images came from and that one of the targets would replace; a link's target counts."""
+    there = {(found.st_dev, found.st_ino) for found in (path.stat() for path in targets if os.path.exists(path))}
+    if not there:
+        return []
+    files = what.data.files + (what.val.files if what.val else ())
+    return [path for path in files if os.path.exists(path) and (path.stat().st_dev, path.stat().st_ino) in there]
 
 
 def _identity(subject: Subject, what: Trained) -> dict[str, Any]:

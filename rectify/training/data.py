@@ -17,7 +17,7 @@ from rectify.files.images import ImageSet, read_labelled
 from rectify.files.listing import require_folder
 from rectify.files.packaged import SETS, Split, load
 from rectify.files.preprocess import Preprocess
-from rectify.files.words import did_you_mean, plain
+from rectify.files.words import did_you_mean, listed, plain
 
 IN_MEMORY = 2**30  # bytes of decoded images that are kept; more are decoded whenever they are asked for
 
@@ -36,12 +36,15 @@ class Labelled:
         Names in the order of the labels, where folders gave them.
     sha256
         Of what was read.
+    files
+        What was read, which no result may replace.
     """
 
     images: Tensor | ImageSet
     labels: Tensor
     classes: tuple[str, ...] | None
     sha256: str
+    files: tuple[Path, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -70,8 +73,8 @@ def from_files(found: ImageSet) -> Labelled:
     labels = torch.tensor(found.labels, dtype=torch.int64)
     channels, height, width = found.preprocess.input_size
     if 4 * len(found) * channels * height * width > IN_MEMORY:
-        return Labelled(found, labels, found.classes, found.sha256)
-    return Labelled(found.stack(), labels, found.classes, found.sha256)
+        return Labelled(found, labels, found.classes, found.sha256, found.paths)
+    return Labelled(found.stack(), labels, found.classes, found.sha256, found.paths)
 
 
 def from_arrays(split: Split, preprocess: Preprocess) -> Labelled:
@@ -100,7 +103,8 @@ def read(source: Path, preprocess: Preprocess, num_classes: int) -> Labelled:
         If it is not there, holds no images, or does not fit the number of classes.
     """
     _check_there(source)
-    return from_files(read_labelled(source, preprocess, num_classes))
+    found = from_files(read_labelled(source, preprocess, num_classes))
+    return replace(found, files=(source, *found.files)) if source.is_file() else found
 
 
 def read_packaged(name: str, preprocess: Preprocess, folder: Path) -> tuple[Labelled, Labelled]:
@@ -127,6 +131,21 @@ def count_classes(source: Path) -> int:
     if len(names) < 2:
         raise ImageError(f"{plain(source)} has {len(names)} class folders: a classifier needs two or more")
     return len(names)
+
+
+def scarce_classes(data: Labelled, num_classes: int) -> list[str]:
+    """A line for every class with one image or none, the first few by name."""
+    counts = torch.bincount(data.labels, minlength=num_classes).tolist()
+    names = data.classes or tuple(str(number) for number in range(num_classes))
+    found = []
+    for few, verb in ((0, "no images: nothing is learned of"), (1, "one image")):
+        which = [plain(name) for name, count in zip(names, counts, strict=False) if count == few]
+        if which:
+            classes = f"class {which[0]} has" if len(which) == 1 else f"classes {listed(which)} have"
+            end = "" if few else " it" if len(which) == 1 else " them"
+            each = " each" if few and len(which) > 1 else ""
+            found.append(f"{classes} {verb}{end}{each}")
+    return found
 
 
 def _check_there(source: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +21,7 @@ from rectify.training.data import Labelled
 from rectify.training.inner import Ball, steady
 from rectify.training.path import nodes_that_fit
 from rectify.training.presets import WITH_PATHS, Plan
-from rectify.training.state import Keeper, Position, generator, order
+from rectify.training.state import Keeper, Position, advice, generator, order
 
 if TYPE_CHECKING:
     from rectify.jobs.common import Progress
@@ -98,16 +100,43 @@ def train(run: Training, progress: Progress, *, resume: bool = False) -> list[di
     progress.start(f"training ({run.plan.objective})", run.steps)
     progress.advance(at.step)
     clock = _Clock(run.steps, at.step)
-    while at.step < run.steps:
-        _step(run, objective, optimiser, at)
-        progress.advance()
-        if at.step % run.steps_an_epoch == 0:
-            _close_epoch(run, at, progress, clock)
-        if run.keeper is not None and (run.keeper.due() or at.step == run.steps):
-            run.keeper.keep(network, optimiser, at, _where(run, at.step))
+    with _between_steps() as asked:
+        while at.step < run.steps:
+            _step(run, objective, optimiser, at)
+            progress.advance()
+            if at.step % run.steps_an_epoch == 0:
+                _close_epoch(run, at, progress, clock)
+            if run.keeper is not None and (run.keeper.due() or at.step == run.steps or asked.is_set()):
+                run.keeper.keep(network, optimiser, at, _where(run, at.step))
+            if asked.is_set():
+                raise KeyboardInterrupt
     progress.stop()
     network.eval().requires_grad_(False)
     return at.history
+
+
+@contextmanager
+def _between_steps() -> Iterator[threading.Event]:
+    """Context in which the first Ctrl-C only sets the event, so that the step under way is finished and kept.
+
+    The second one interrupts at once. Where Ctrl-C is somebody else's business, or this is not the main thread, nothing
+    changes.
+    """
+    asked = threading.Event()
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def ask(*_: object) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 Step = Callable[[Tensor, Tensor, float, torch.Generator], Tensor]  # images, classes, eps, generator to the loss
@@ -164,7 +193,7 @@ def _step(run: Training, objective: Step, optimiser: torch.optim.Optimizer, at: 
     value = float(loss.detach())
     if not math.isfinite(value):
         where = _where(run, at.step)
-        hint = run.keeper.hint(where) if run.keeper else f"at {where}: try a smaller --lr, --eps or --weight"
+        hint = run.keeper.hint(where) if run.keeper else advice(where, asdict(plan))
         raise TrainingError(f"the loss is {value} {hint}")
     for group in optimiser.param_groups:
         group["lr"] = plan.learning_rate(at.step)

@@ -11,6 +11,7 @@ import io
 import os
 import random
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,15 @@ from rectify.files.words import plain
 SECONDS = 30.0  # between two states
 SHARE = 0.05  # of the time that may go into writing them
 FORMAT = 1
+DERIVED = ("attack_step", "attack_points", "momentum", "summed")  # they follow from settings that have a flag
+FLAGS = {
+    "base": "MODEL",
+    "schedule": "--lr",
+    "optimiser": "--optimizer",
+    "path_points": "--path-steps",
+    "arch_args": "--arch-arg",
+    **{name: name.replace("_", " ") for name in DERIVED},
+}
 
 
 @dataclass
@@ -92,11 +102,10 @@ class Keeper:
         self.last, self.took, self.where = time.monotonic(), time.monotonic() - began, where
 
     def hint(self, where: str) -> str:
-        """Where it happened, what is kept, and what to try."""
-        return (
-            f"at {where}: try a smaller --lr, --eps or --weight; the last good state ({self.where}) is kept in "
-            f"{plain(self.path)}"
-        )
+        """Where it happened, what to type, and what is kept."""
+        if not self.last:
+            return f"at {where}: nothing was trained, the weights that it would start from are no use"
+        return f"{advice(where, self.plan)}; the last good state ({self.where}) is kept in {plain(self.path)}"
 
     def restore(self, network: nn.Module, optimiser: torch.optim.Optimizer) -> Position:
         """Bring network, optimiser and random states back to the state of the file, in place.
@@ -131,13 +140,32 @@ class Keeper:
         return os.path.lexists(self.path)
 
 
+def advice(where: str, plan: Mapping[str, Any]) -> str:
+    """Where a training went astray, and what to type: a tenth of its learning rate, from the start."""
+    rates = [rate for _, rate in plan.get("schedule", ())]
+    rate = min(1e-3, max(rates, default=1e-2) / 10)
+    return f"at {where}: start anew with --lr {rate:g} --force in place of --resume, or a smaller --eps or --weight"
+
+
 def _check_plan(told: dict[str, Any], plan: dict[str, Any], path: Path) -> None:
-    odd = [key for key in plan if told.get(key) != plan[key]]
-    if odd:
-        raise UsageError(
-            f"{plain(path)} is of a run with {odd[0]} {plain(told.get(odd[0]))}, not {plain(plan[odd[0]])}: "
-            "resume with the same settings, or start anew with --force"
-        )
+    odd = sorted((key for key in plan if told.get(key) != plan[key]), key=lambda key: key in DERIVED)
+    if not odd:
+        return
+    key = odd[0]
+    name = FLAGS.get(key, f"--{key}".replace("_", "-"))
+    before, now = (_shown(key, settings.get(key)) for settings in (told, plan))
+    differs = f"{name} {before}, not {now}" if key not in ("base", "data") else f"another {name}"
+    raise UsageError(
+        f"{plain(path)} is of a run with {differs}: resume with the same settings, or start anew with --force in "
+        "place of --resume"
+    )
+
+
+def _shown(key: str, value: Any) -> str:
+    """A setting as it would be typed, a schedule by its learning rates."""
+    if key != "schedule" or not value:
+        return plain(value)
+    return ", ".join(f"{rate:g} from step {start}" if start else f"{rate:g}" for start, rate in value)
 
 
 def random_states() -> dict[str, Any]:

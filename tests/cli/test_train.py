@@ -272,6 +272,55 @@ def test_the_input_is_never_overwritten(place: Path) -> None:
     assert sha256(place / "m.safetensors") == before
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["-o", "tr.csv"], "never overwritten"),
+        (["-o", "val.csv"], "never overwritten"),
+        (["-o", "pp.yaml"], "never overwritten"),
+        (["-o", "set.yaml"], "never overwritten"),
+        (["-o", "data/a/0.png"], "never overwritten"),
+        (["-o", "link"], "never overwritten"),
+        (["-o", "tr.csv", "--resume"], "never overwritten"),
+        (["-o", "state", "--data", "state.resume"], "never overwritten"),
+        (["-o", "m.safetensors", "--report", "set.json", "--config", "set.json"], "never overwritten"),
+        (["-o", "m", "--report", "pp.json", "--preprocess", "pp.json"], "never overwritten"),
+        (["-o", "m.json", "--report", "m.json.resume"], "m.json.resume"),
+    ],
+)  # fmt: skip
+def test_no_file_that_was_read_is_overwritten(words: list[str], told: str, place: Path) -> None:
+    rows = [f"data/{name}/{number}.png,{label}\n" for label, name in enumerate("ab") for number in range(3)]
+    for name in ("tr.csv", "val.csv", "state.resume"):
+        (place / name).write_text("image,label\n" + "".join(rows))
+    for name in ("pp.yaml", "pp.json"):
+        (place / name).write_text('{"input_size": [1, 6, 6], "mean": [0], "std": [1]}')
+    for name in ("set.yaml", "set.json"):
+        (place / name).write_text('{"device": "cpu"}')
+    (place / "link").symlink_to("tr.csv")
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    start = ["train", "--arch", "nets:net", "--num-classes", "3", "--preprocess", "pp.yaml", "--data", "tr.csv"]
+    start += ["--val", "val.csv", "--config", "set.yaml", "--force", *QUICK]
+    one_line(run_here([*start, *words], place), told)
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_a_class_without_images_is_told(place: Path) -> None:
+    (place / "data" / "d").mkdir()
+    words = [*FRESH, *QUICK, "--objective", "natural", "-o", "m.safetensors", "--format", "json"]
+    said = run_here([*words, "--attack-samples", "0"], place)
+    assert said.code == 0, said.err
+    for line in ("class d has no images: nothing is learned of it", "class c has one image"):
+        assert line in said.err and line in said.report["run"]["notes"]
+
+
+def test_the_advice_after_a_loss_that_is_no_number_works(place: Path) -> None:
+    words = [*FRESH, *QUICK, "--objective", "natural", "--optimizer", "momentum", "-o", "m.safetensors"]
+    said = run_here([*words, "--lr", "1e30"], place)
+    assert said.code == 2 and "start anew with --lr 0.001 --force in place of --resume" in said.err
+    one_line(run_here([*words, "--lr", "0.001", "--resume"], place), "of a run with --lr 1e+30, not 0.001: resume")
+    assert run_here([*words, "--lr", "0.001", "--force"], place).code == 0
+
+
 def test_a_loss_that_is_no_number_is_one_line_with_a_state_kept(place: Path) -> None:
     words = [word.replace("nets:net", "nets:broken") for word in FRESH]
     said = run_here([*words, *QUICK, "-o", "m.safetensors"], place)

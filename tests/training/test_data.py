@@ -18,7 +18,16 @@ from rectify.files import packaged
 from rectify.files.packaged import Split
 from rectify.files.preprocess import Preprocess
 from rectify.training import data
-from rectify.training.data import check_alike, count_classes, from_arrays, packaged_name, read, read_packaged
+from rectify.training.data import (
+    Labelled,
+    check_alike,
+    count_classes,
+    from_arrays,
+    packaged_name,
+    read,
+    read_packaged,
+    scarce_classes,
+)
 
 GREY = Preprocess((1, 6, 6), (0.5,), (0.25,))
 
@@ -37,6 +46,20 @@ def test_a_folder_with_a_class_of_one_image(tmp_path: Path) -> None:
     x, y = found.take(torch.tensor([2, 0]))
     assert y.tolist() == [1, 0]
     assert x[:, 0, 0, 0].tolist() == pytest.approx([(41 / 255 - 0.5) / 0.25, (0 - 0.5) / 0.25])
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "told"),
+    [
+        ([0, 0, 2], ("a", "b", "c"), ["class b has no images: nothing is learned of it", "class c has one image"]),
+        ([0, 0, 1, 1], ("a", "b"), []),
+        ([2, 2], None, ["classes 0, 1 have no images: nothing is learned of them"]),
+        ([0, 1], None, ["class 2 has no images: nothing is learned of it", "classes 0, 1 have one image each"]),
+    ],
+)
+def test_classes_with_hardly_any_image(labels: list[int], names: tuple[str, ...] | None, told: list[str]) -> None:
+    found = Labelled(torch.zeros(len(labels), 1, 1, 1), torch.tensor(labels), names, "")
+    assert scarce_classes(found, len(names or "abc")) == told
 
 
 def test_files_too_many_for_memory_are_read_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

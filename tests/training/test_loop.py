@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import signal
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -201,7 +202,8 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_state(tmp_path: Path) -> N
     run = fresh(plan, keeper(tmp_path / "a.resume", plan))
     run.network.register_forward_pre_hook(poisoned(5))
     with pytest.raises(
-        TrainingError, match=r"the loss is nan at step 1 of epoch 2: try a smaller --lr.*state .step 1 of epoch 2"
+        TrainingError,
+        match=r"the loss is nan at step 1 of epoch 2: start anew with --lr 0.001 --force in.*state .step 1 of epoch 2",
     ):
         train(run, Silence())
     kept = torch.load(tmp_path / "a.resume", weights_only=True)
@@ -242,8 +244,47 @@ def test_a_state_of_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
     network = Net()
     kept.keep(network, make_optimiser(network, PLAN), Position(), "its start")
     other = replace(PLAN, weight=0.2)
-    with pytest.raises(UsageError, match=r"is of a run with weight 0\.1, not 0\.2: resume with the same settings"):
+    with pytest.raises(UsageError, match=r"is of a run with --weight 0\.1, not 0\.2: resume with the same settings"):
         keeper(kept.path, other).restore(network, make_optimiser(network, other))
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"schedule": [[0, 0.5]]}, r"--lr 0\.02, 0\.01 from step 3, not 0\.5: resume"),
+        ({"path_points": 9, "attack_points": 1}, r"--path-steps 3, not 9: resume"),
+        ({"attack_step": 0.5, "attack_steps": 9}, r"--attack-steps 2, not 9: resume"),
+        ({"data": "x"}, r"of a run with another --data: resume"),
+    ],
+)
+def test_what_differs_is_named_as_it_is_typed(other: dict[str, Any], told: str, tmp_path: Path) -> None:
+    kept, network = keeper(tmp_path / "a.resume"), Net()
+    kept.keep(network, make_optimiser(network, PLAN), Position(), "its start")
+    later = Keeper(kept.path, kept.plan | other)
+    with pytest.raises(UsageError, match=told + ".*--force in place of --resume"):
+        later.restore(network, make_optimiser(network, PLAN))
+
+
+@pytest.mark.skipif(signal.getsignal(signal.SIGINT) is not signal.default_int_handler, reason="Ctrl-C is caught")
+def test_ctrl_c_keeps_the_step_under_way(tmp_path: Path) -> None:
+    """Pressed in the middle of a step, with no state due for an hour."""
+    history = train(fresh(), Silence())
+    kept, counter = keeper(tmp_path / "a.resume", seconds=3600), itertools.count()
+    run = fresh(keeper=kept)
+    asked = []
+
+    def press(*_: Any) -> None:
+        if next(counter) == 17:
+            asked.append(1)
+            signal.raise_signal(signal.SIGINT)
+
+    run.network.register_forward_pre_hook(press)
+    with pytest.raises(KeyboardInterrupt):
+        train(run, Silence())
+    assert asked and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert 0 < torch.load(kept.path, weights_only=True)["position"]["step"] < 9
+    again = fresh(keeper=keeper(kept.path))
+    assert train(again, Silence(), resume=True) == history
 
 
 @pytest.mark.parametrize("content", [b"", b"not a state", b"PK\x03\x04"])
