@@ -25,12 +25,29 @@ def stems(paths: Sequence[Path]) -> list[str]:
     for candidate in ([f"{p.parent.name}-{p.stem}" for p in paths], [f"{p.stem}-{p.suffix[1:]}" for p in paths]):
         shared = _shared(names)
         names = [other if name.lower() in shared else name for name, other in zip(names, candidate, strict=True)]
+    return _numbered(names)
+
+
+def _numbered(names: Sequence[str]) -> list[str]:
+    """Names with numbers for those that several have; a number that would give a name that is taken is passed over."""
     shared, seen = _shared(names), Counter[str]()
-    for place, name in enumerate(names):
+    taken = {name.lower() for name in names} - shared
+    found = []
+    for name in names:
+        own = name
         if name.lower() in shared:
-            seen[name.lower()] += 1
-            names[place] = f"{name}-{seen[name.lower()]}"
-    return names
+            own = _free(name, taken, seen)
+            taken.add(own.lower())
+        found.append(own)
+    return found
+
+
+def _free(name: str, taken: Collection[str], seen: Counter[str]) -> str:
+    while True:
+        seen[name.lower()] += 1
+        own = f"{name}-{seen[name.lower()]}"
+        if own.lower() not in taken:
+            return own
 
 
 def _shared(names: Sequence[str]) -> set[str]:

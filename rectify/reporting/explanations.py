@@ -26,10 +26,12 @@ FLOOR_NOTE = (
 )
 # The first word that a metric's name holds says whether more is better.
 BETTER = (
-    ("deletion", -1), ("insertion", +1), ("leakage", -1), ("gap", -1), ("tie", 0), ("distance", -1), ("fidelity", +1),
-    ("faithful", +1), ("monoton", +1), ("spearman", +1), ("pearson", +1), ("kendall", +1), ("top", +1),
-    ("robust", +1), ("stabil", +1), ("similar", +1), ("accuracy", +1),
+    ("deletion", -1), ("insertion", +1), ("leakage", -1), ("gap", -1), ("tie", 0), ("zero-share", 0), ("distance", -1),
+    ("fidelity", +1), ("faithful", +1), ("monoton", +1), ("spearman", +1), ("pearson", +1), ("kendall", +1),
+    ("top", +1), ("robust", +1), ("stabil", +1), ("similar", +1), ("accuracy", +1),
 )  # fmt: skip
+ASIDE = ("-tie-share-before", "-tie-share-after", "-zero-share-before", "-zero-share-after", "-l1")
+ASIDE_NOTE = "Tie shares, zero shares and l1 distances: more in the JSON."
 
 
 def explanation_table(report: Report, limit: int | None = None) -> Table | None:
@@ -46,7 +48,7 @@ def explanation_table(report: Report, limit: int | None = None) -> Table | None:
     names = image_names(entry["image"] for entry in entries)
     columns = [(Column("image", False, flexible=True), [Cell(names[entry["image"]], code=True) for entry in shown])]
     columns += [*_label_columns(entries, shown), *_figure_columns(shown)]
-    title = "Explanations" if _several(entries, "method") else f"Explanations ({printable(entries[0]['method'])})"
+    title = "Explanations" if _several_methods(entries) else f"Explanations ({_method(entries[0])})"
     return _table("explanations", title, columns, _explanation_note(entries, names, len(entries) - len(shown)))
 
 
@@ -67,13 +69,28 @@ def _several(entries: Sequence[Entry], key: str) -> bool:
     return len({entry[key] for entry in entries}) > 1
 
 
+def _method(entry: Entry) -> str:
+    """The method, and the layer that the map is of if there is one: ``ig @ layer2``."""
+    layer = (entry.get("settings") or {}).get("layer")
+    return printable(f"{entry['method']} @ {layer}" if layer else entry["method"])
+
+
+def _several_methods(entries: Sequence[Entry]) -> bool:
+    return len({_method(entry) for entry in entries}) > 1
+
+
 def _label_columns(entries: Sequence[Entry], shown: Sequence[Entry]) -> Columns:
     """What tells rows apart, where it does: role, method, model; and the class."""
-    columns = []
-    for key, spare in (("role", 3), ("method", 0), ("model", 0)):
-        if _several(entries, key):
-            texts = [MODELS.get(entry[key], str(entry[key])) for entry in shown]
-            columns.append((Column(key, False, spare), [Cell(printable(text)) for text in texts]))
+    columns: Columns = []
+    if _several(entries, "role"):
+        columns.append((Column("role", False, 3), [Cell(printable(entry["role"])) for entry in shown]))
+    if _several_methods(entries):
+        # only names of layers are long
+        wrap = any(_method(entry) != printable(entry["method"]) for entry in shown)
+        columns.append((Column("method", False, flexible=wrap), [Cell(_method(entry)) for entry in shown]))
+    if _several(entries, "model"):
+        models = [MODELS.get(entry["model"], str(entry["model"])) for entry in shown]
+        columns.append((Column("model", False), [Cell(printable(model)) for model in models]))
     return [*columns, (Column("class"), [Cell(str(entry["target"])) for entry in shown])]
 
 
@@ -96,7 +113,12 @@ def _figure_columns(shown: Sequence[Entry]) -> Columns:
 
 def _gap_cell(gap: float | None) -> Cell:
     mood: Mood = "bad" if gap is not None and gap > GAP_WORTH_SAYING else ""
-    return Cell(percent(gap, 1), mood=mood)
+    return Cell(_gap(gap), mood=mood)
+
+
+def _gap(gap: float | None) -> str:
+    """A relative gap; how far beyond all of the change says nothing, where F hardly changes."""
+    return ">100%" if gap is not None and gap > 1 else percent(gap, 1)
 
 
 def _explanation_note(entries: Sequence[Entry], names: Mapping[str, str], hidden: int) -> str:
@@ -105,7 +127,7 @@ def _explanation_note(entries: Sequence[Entry], names: Mapping[str, str], hidden
         notes.append(f"… and {plural(hidden, 'more map')}: --report FILE.html or --format json has them all.")
     worst = worst_gap(entries)
     if worst and len(entries) > 1:
-        notes.append(f"Worst completeness: {_named(worst, entries, names)} ({percent(worst['relative_gap'], 1)}).")
+        notes.append(f"Worst completeness: {_named(worst, entries, names)} ({_gap(worst['relative_gap'])}).")
     judged = [entry for entry in entries if measured(entry["faithfulness"]) is not None]
     if len(judged) > 1:
         ends = [pick(judged, key=lambda entry: float(entry["faithfulness"])) for pick in (max, min)]
@@ -120,7 +142,7 @@ def _explanation_note(entries: Sequence[Entry], names: Mapping[str, str], hidden
 
 def _named(entry: Entry, entries: Sequence[Entry], names: Mapping[str, str]) -> str:
     """An entry by its image and what else tells it from others."""
-    words = [printable(entry["method"])] if _several(entries, "method") else []
+    words = [_method(entry)] if _several_methods(entries) else []
     words += [MODELS.get(entry["model"], str(entry["model"]))] if _several(entries, "model") else []
     return ", ".join([printable(names[entry["image"]]), *words])
 
@@ -163,10 +185,14 @@ def _correlations(values: Sequence[float | None], figure: str) -> list[Cell]:
 
 
 def metric_table(report: Report) -> Table | None:
-    """The metrics of explanation quality: several methods side by side, of one method spread and null floor too."""
-    entries: list[Entry] = list(report.get("explanation_metrics") or [])
-    if not entries:
+    """The metrics of explanation quality: several methods side by side, of one method spread and null floor too.
+
+    Tie shares, zero shares and l1 distances are left to the JSON, where there are other metrics.
+    """
+    measures: list[Entry] = list(report.get("explanation_metrics") or [])
+    if not measures:
         return None
+    entries = [entry for entry in measures if not entry["metric"].lower().endswith(ASIDE)] or measures
     methods = list(dict.fromkeys(entry["method"] for entry in entries))
     found: dict[tuple[str, int], dict[str, Entry]] = {}
     seen: Counter[tuple[str, str]] = Counter()
@@ -178,10 +204,11 @@ def metric_table(report: Report) -> Table | None:
     columns = [(Column("", False, flexible=True), [Cell(_metric_name(metric)) for metric, _ in found])]
     rows = list(found.values())
     columns += _side_by_side(rows, methods) if len(methods) > 1 else _one_method(rows, methods[0])
-    floors = any(measured(entry["null_floor"]) is not None for entry in entries)
+    notes = [FLOOR_NOTE] if any(measured(entry["null_floor"]) is not None for entry in entries) else []
+    notes += [ASIDE_NOTE] if len(entries) < len(measures) else []
     title = "Quality of the explanations"
     title = title if len(methods) > 1 else f"{title} ({printable(methods[0])})"
-    return _table("explanation-metrics", title, columns, FLOOR_NOTE if floors else "")
+    return _table("explanation-metrics", title, columns, " ".join(notes))
 
 
 def better(metric: str) -> int:

@@ -137,7 +137,7 @@ def _baseline_panel(image: Array, baseline: Array) -> _Panel:
 
     start = pixels(baseline)
     far = float(np.abs(start - image).max()) if start.shape == image.shape else 1.0
-    return _Panel("baseline", start, (f"differs by at most {number(far, 2)}",) if far < 0.2 else ())
+    return _Panel("baseline", start, (f"differs by at most {_figure(far)}",) if far < 0.2 else ())
 
 
 @dataclass(frozen=True)
@@ -265,12 +265,17 @@ def _bar(figure: Figure, frame: _Frame, row: int, limit: float) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     beside = left + BAR + 0.06
-    end = number(limit, 2)
+    end = _figure(limit)
     for text, at, weight in (
         ("for", 0.06, "bold"), (f"+{end}", 0.06 + LINE, "normal"), ("0", height / 2, "normal"),
         (f"−{end}", height - 0.06 - LINE, "normal"), ("against", height - 0.06, "bold"),
     ):  # fmt: skip
         _write(figure, text, beside, top + at, WORDS, size=7.5, weight=weight)
+
+
+def _figure(value: float) -> str:
+    """A size with two significant figures, however small: ``0.50``, ``0.0012``, ``1.2e-05``."""
+    return number(value, 2) if value == 0 or 0.01 <= value < 10**6 else f"{value:#.2g}"
 
 
 def _box(figure: Figure, left: float, top: float, width: float, height: float) -> tuple[float, float, float, float]:

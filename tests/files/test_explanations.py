@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ from rectify.files.explanations import check_files, open_folder, stems, write_ma
         (["x/y/a.png", "z/y/a.png"], ["a-png-1", "a-png-2"]),
         (["A.png", "a.jpg"], ["A-png", "a-jpg"]),
         (["cat.2.png"], ["cat.2"]),
+        (["x/y/a.png", "a-png-1.jpg", "z/y/a.png"], ["a-png-2", "a-png-1", "a-png-3"]),
     ],
 )
 def test_each_image_has_a_name_of_its_own(paths: list[str], names: list[str]) -> None:
@@ -31,6 +34,26 @@ def test_names_never_meet() -> None:
     paths = [Path(folder, name) for folder in ("clean", "poisoned", "p/clean") for name in ("0.png", "0.jpg", "1.png")]
     names = [name.lower() for name in stems(paths)]
     assert len(set(names)) == len(paths)
+
+
+def test_a_number_gives_no_name_that_is_taken() -> None:
+    paths = ["nm/x.png", "nm2/nm/x.png", "nm/x.jpg", "nm/x-png.png", "nm/x-png-1.png"]
+    assert len({name.lower() for name in stems([Path(path) for path in paths])}) == len(paths)
+
+
+def test_names_differ_whatever_the_paths() -> None:
+    """Names like those that are made up, in folders like those that go into names; one that is unique stays."""
+    draw = random.Random(0)
+    folders, ends = ["", "a", "b/a", "A", "a-a", "a-png"], ["png", "PNG", "jpg", "1"]
+    names = ["a", "A", "1", "a-1", "a-2", "A-1", "a-png", "a-PNG-1", "a-png-2", "a-a", "a-a-1", "a-a-png-1-1"]
+    every = [Path(folder, f"{name}.{end}") for folder in folders for name in names for end in ends]
+    for _ in range(3000):
+        paths = draw.sample(every, draw.randint(1, 12))
+        if draw.random() < 0.1:
+            paths += draw.choices(paths, k=3)
+        found, counts = stems(paths), Counter(path.stem.lower() for path in paths)
+        assert len({name.lower() for name in found}) == len(paths), paths
+        assert [len(counts)] + found == [len(paths)] + [path.stem for path in paths] or len(counts) < len(paths)
 
 
 def test_a_map_is_read_back_as_it_was(tmp_path: Path) -> None:

@@ -82,6 +82,32 @@ def test_a_map_that_misses_much_is_marked() -> None:
     assert [row[titles(table).index("of the change")].mood for row in table.rows] == ["bad", ""]
 
 
+def test_a_gap_of_more_than_all_is_no_figure() -> None:
+    entries = [explanation(f"{gap}.png", 0, relative_gap=gap) for gap in (6.111, 1.0, 0.02)]
+    table = explanation_table(with_entries(*entries))
+    assert table is not None and "Worst completeness: 6.111.png (>100%)." in table.note
+    assert [row[titles(table).index("of the change")] for row in texts(table)] == [">100%", "100.0%", "2.0%"]
+    assert "6.111" in to_json(with_entries(*entries))
+
+
+def test_a_map_of_a_layer_names_it() -> None:
+    layer = {"settings": {"layer": "layer2"}, "completeness_gap": None, "relative_gap": None}
+    entries = [explanation("a.png", 0), explanation("a.png", 0, **layer)]
+    table = explanation_table(with_entries(*entries))
+    assert [row[1] for row in texts(table)] == ["ig", "ig @ layer2"]
+    assert [row[titles(table).index("completeness gap")] for row in texts(table)] == ["0.0121", "–"]
+    alone = explanation_table(with_entries(entries[1]))
+    assert alone is not None and alone.title == "Explanations (ig @ layer2)" and "method" not in titles(alone)
+
+
+def test_names_of_layers_are_wrapped_not_cut() -> None:
+    names = ["\x1b[2J.conv", "blocks.0.2.expansion.depthwise.convolution.padded"]
+    entries = [explanation("a.png", 0, settings={"layer": name}) for name in names]
+    text = render(with_entries(*entries) | {"verdict": "pass"}, "text")
+    assert "ig @ \\x1b[2J.conv" in text and "\x1b" not in text
+    assert max(map(len, text.splitlines())) <= 80 and "ed" in text and "padded" in text.replace("\n", "")
+
+
 def test_long_tables_are_cut_in_the_terminal_only() -> None:
     report = explain_report(40)
     text = render(report, "text")
@@ -150,6 +176,21 @@ def test_methods_stand_side_by_side() -> None:
     assert strong["robustness top k ↑"] == [False, False, False]  # a tie
 
 
+def test_what_no_one_compares_is_left_to_the_json() -> None:
+    aside = [f"robustness-{kind}-share-{when}" for kind in ("tie", "zero") for when in ("before", "after")]
+    report = quality_report()
+    whole = metric_table(report)
+    report["explanation_metrics"] += [quality("ig", name, 0.2) for name in [*aside, "stability-l1"]]
+    table = metric_table(report)
+    assert texts(table) == texts(whole) and table is not None and whole is not None
+    assert "more in the JSON" in table.note and "JSON" not in whole.note
+    assert all(name in to_json(report) for name in aside)
+    report["explanation_metrics"] = [quality("ig", name, 0.2) for name in aside]
+    table = metric_table(report)
+    assert table is not None and table.note == "" and len(table.rows) == 4  # nothing else to show
+    assert [row[0] for row in texts(table)][2:] == ["robustness zero share before", "robustness zero share after"]
+
+
 def test_metrics_that_only_some_methods_have_or_that_come_twice() -> None:
     report = quality_report()
     report["explanation_metrics"] = [
@@ -167,7 +208,7 @@ def test_metrics_that_only_some_methods_have_or_that_come_twice() -> None:
     [
         ("deletion", -1), ("insertion", 1), ("mufidelity", 1), ("mufidelity-absolute", 1), ("leakage", -1),
         ("completeness-gap-relative", -1), ("monotonicity", 1), ("robustness-kendall", 1), ("robustness-top-k", 1),
-        ("tie-share-before", 0), ("stability-spearman", 1), ("stability-l2", -1), ("adversarial-accuracy", 1),
+        ("robustness-tie-share-before", 0), ("robustness-zero-share-after", 0), ("tie-share-before", 0), ("stability-spearman", 1), ("stability-l2", -1), ("adversarial-accuracy", 1),
         ("anything", 0),
     ],
 )  # fmt: skip

@@ -6,9 +6,11 @@ import io
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 from rich.cells import cell_len
@@ -24,6 +26,7 @@ from rectify.reporting.heat import (
     pixels,
     resized,
 )
+from rectify.reporting import heatmaps
 from rectify.reporting.heatmaps import Map, can_preview, explanation_picture, overlay_picture, preview
 from tests.reporting.samples import digit, photo
 
@@ -184,6 +187,28 @@ def test_a_row_has_one_scale(tmp_path: Path) -> None:
 
     assert vivid("beside.png") < 0.5 * vivid("alone.png")
     assert vivid("scale.png") < 0.5 * vivid("scales.png")
+
+
+@pytest.mark.parametrize(
+    ("limit", "end"),
+    [
+        (1.234e-5, "1.2e-05"), (1e-5, "1.0e-05"), (3e-4, "0.00030"), (0.00123, "0.0012"), (0.0099, "0.0099"),
+        (0.0123, "0.012"), (0.5, "0.50"), (3.14, "3.1"), (250.0, "250"), (3.2e7, "3.2e+07"),
+    ],
+)  # fmt: skip
+def test_the_colour_bar_has_significant_figures(
+    limit: float, end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    write = heatmaps._write
+
+    def spy(figure: Figure, text: str, *places: float, **how: Any) -> None:
+        written.append(text)
+        write(figure, text, *places, **how)
+
+    monkeypatch.setattr(heatmaps, "_write", spy)
+    overlay_picture(some(4, heat=np.full((4, 4), limit)), tmp_path / "map.png")
+    assert [text for text in written if text[0] in "+−"] == [f"+{end}", f"−{end}"]
 
 
 def test_an_image_is_shown_once_where_models_are_compared(tmp_path: Path) -> None:
