@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from rectify.reporting.verdict import Gate, Report, decide, measured
-from rectify.reporting.words import count, number, percent, plural, printable, short, size
+from rectify.reporting.words import count, number, percent, plural, printable, share_of_change, short, size
 
 MODELS = {"model": "before", "compare": "after"}  # the model explained and the one that it is compared with
 CAST_WORTH_SAYING = 0.001  # what is lost in a cast to float32 is of no interest
@@ -102,7 +102,7 @@ def _explained(report: Report) -> str:
         return line
     where = f" ({image_names(images)[worst['image']]})" if len(images) > 1 else ""
     gap = "worst completeness gap" if len(entries) > 1 else "completeness gap"
-    return printable(f"{line}: {gap} {percent(worst['relative_gap'], 1)}{where}")
+    return printable(f"{line}: {gap} {share_of_change(worst['relative_gap'])}{where}")
 
 
 def _alike(pairs: Sequence[Mapping[str, Any]], method: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rectify.files.explanations import check_files, check_folder, open_folder, stems, write_map
 from rectify.files.words import plain
 from rectify.reporting.heatmaps import Map, explanation_picture
-from rectify.reporting.words import number, percent
+from rectify.reporting.words import number, percent, share_of_change
 
 if TYPE_CHECKING:
     from rectify.files.preprocess import Preprocess
@@ -98,7 +98,7 @@ class ExplanationFiles:
         if one.prediction != one.target:
             lines[0] += f", predicted {one.prediction}"
         if one.relative_gap is not None:
-            lines.append(f"completeness gap {percent(one.relative_gap, 1)}")
+            lines.append(f"completeness gap {share_of_change(one.relative_gap)}")
         elif one.gap is not None:
             lines.append(f"completeness gap {number(one.gap, 2)}")
         caption = plain(one.item.path.name)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from rectify.reporting.content import MODELS, image_names, worst_gap
 from rectify.reporting.tables import SLACK, Cell, Column, Mood, Table
 from rectify.reporting.verdict import Report, measured
-from rectify.reporting.words import MISSING, aligned, number, percent, plural, printable
+from rectify.reporting.words import MISSING, aligned, number, percent, plural, printable, share_of_change
 
 Entry = Mapping[str, Any]
 Pair = tuple[str, str, str]  # clean, corrupted, method
@@ -113,12 +113,7 @@ def _figure_columns(shown: Sequence[Entry]) -> Columns:
 
 def _gap_cell(gap: float | None) -> Cell:
     mood: Mood = "bad" if gap is not None and gap > GAP_WORTH_SAYING else ""
-    return Cell(_gap(gap), mood=mood)
-
-
-def _gap(gap: float | None) -> str:
-    """A relative gap; how far beyond all of the change says nothing, where F hardly changes."""
-    return ">100%" if gap is not None and gap > 1 else percent(gap, 1)
+    return Cell(share_of_change(gap), mood=mood)
 
 
 def _explanation_note(entries: Sequence[Entry], names: Mapping[str, str], hidden: int) -> str:
@@ -127,7 +122,7 @@ def _explanation_note(entries: Sequence[Entry], names: Mapping[str, str], hidden
         notes.append(f"… and {plural(hidden, 'more map')}: --report FILE.html or --format json has them all.")
     worst = worst_gap(entries)
     if worst and len(entries) > 1:
-        notes.append(f"Worst completeness: {_named(worst, entries, names)} ({_gap(worst['relative_gap'])}).")
+        notes.append(f"Worst completeness: {_named(worst, entries, names)} ({share_of_change(worst['relative_gap'])}).")
     judged = [entry for entry in entries if measured(entry["faithfulness"]) is not None]
     if len(judged) > 1:
         ends = [pick(judged, key=lambda entry: float(entry["faithfulness"])) for pick in (max, min)]

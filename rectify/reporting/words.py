@@ -35,6 +35,11 @@ def percent(value: float | None, digits: int = 2) -> str:
     return f"{text if float(text) else text.lstrip('-')}%"
 
 
+def share_of_change(gap: float | None) -> str:
+    """A completeness gap as a share of the change; how far beyond all of it says nothing, where F hardly changes."""
+    return ">100%" if gap is not None and gap > 1 else percent(gap, 1)
+
+
 def points(value: float | None) -> str:
     """A difference of fractions in percentage points, signed: ``+1.20``, and ``0.00`` for none."""
     if value is None or not math.isfinite(value):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -42,7 +41,7 @@ def test_a_number_gives_no_name_that_is_taken() -> None:
 
 
 def test_names_differ_whatever_the_paths() -> None:
-    """Names like those that are made up, in folders like those that go into names; one that is unique stays."""
+    """Names like those that are made up, in folders like those that go into names; those that are unique stay."""
     draw = random.Random(0)
     folders, ends = ["", "a", "b/a", "A", "a-a", "a-png"], ["png", "PNG", "jpg", "1"]
     names = ["a", "A", "1", "a-1", "a-2", "A-1", "a-png", "a-PNG-1", "a-png-2", "a-a", "a-a-1", "a-a-png-1-1"]
@@ -51,9 +50,10 @@ def test_names_differ_whatever_the_paths() -> None:
         paths = draw.sample(every, draw.randint(1, 12))
         if draw.random() < 0.1:
             paths += draw.choices(paths, k=3)
-        found, counts = stems(paths), Counter(path.stem.lower() for path in paths)
+        found, plain = stems(paths), [path.stem for path in paths]
         assert len({name.lower() for name in found}) == len(paths), paths
-        assert [len(counts)] + found == [len(paths)] + [path.stem for path in paths] or len(counts) < len(paths)
+        if len({name.lower() for name in plain}) == len(paths):
+            assert found == plain
 
 
 def test_a_map_is_read_back_as_it_was(tmp_path: Path) -> None:

@@ -105,7 +105,8 @@ def test_names_of_layers_are_wrapped_not_cut() -> None:
     entries = [explanation("a.png", 0, settings={"layer": name}) for name in names]
     text = render(with_entries(*entries) | {"verdict": "pass"}, "text")
     assert "ig @ \\x1b[2J.conv" in text and "\x1b" not in text
-    assert max(map(len, text.splitlines())) <= 80 and "ed" in text and "padded" in text.replace("\n", "")
+    assert max(map(len, text.splitlines())) <= 80
+    assert "blocks.0.2.expansion" in text and "padded" in text
 
 
 def test_long_tables_are_cut_in_the_terminal_only() -> None:
@@ -208,7 +209,8 @@ def test_metrics_that_only_some_methods_have_or_that_come_twice() -> None:
     [
         ("deletion", -1), ("insertion", 1), ("mufidelity", 1), ("mufidelity-absolute", 1), ("leakage", -1),
         ("completeness-gap-relative", -1), ("monotonicity", 1), ("robustness-kendall", 1), ("robustness-top-k", 1),
-        ("robustness-tie-share-before", 0), ("robustness-zero-share-after", 0), ("tie-share-before", 0), ("stability-spearman", 1), ("stability-l2", -1), ("adversarial-accuracy", 1),
+        ("robustness-tie-share-before", 0), ("robustness-zero-share-after", 0),
+        ("tie-share-before", 0), ("stability-spearman", 1), ("stability-l2", -1), ("adversarial-accuracy", 1),
         ("anything", 0),
     ],
 )  # fmt: skip

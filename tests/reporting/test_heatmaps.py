@@ -17,6 +17,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from rectify.errors import OutputError
+from rectify.reporting import heatmaps
 from rectify.reporting.heat import (
     STOPS,
     finite,
@@ -26,7 +27,6 @@ from rectify.reporting.heat import (
     pixels,
     resized,
 )
-from rectify.reporting import heatmaps
 from rectify.reporting.heatmaps import Map, can_preview, explanation_picture, overlay_picture, preview
 from tests.reporting.samples import digit, photo
 
@@ -234,7 +234,8 @@ def test_long_and_odd_texts_stay_in_their_place(tmp_path: Path) -> None:
 
 
 def test_nothing_to_draw_and_wrong_arrays(tmp_path: Path) -> None:
-    for rows in ([], [[]]):
+    empty: list[list[list[Map]]] = [[], [[]]]
+    for rows in empty:
         with pytest.raises(ValueError, match="nothing to draw"):
             explanation_picture(rows, tmp_path / "map.png")
     with pytest.raises(ValueError, match=r"a map must be \(h, w\), not \(3, 4, 4\)"):
