@@ -199,7 +199,7 @@ Made by `python -m benchmarks.explanations`. Mean ± standard deviation over ima
 probability of the predicted class; fills and baselines as in the settings of each row of `explanations.json`. The null
 floor is what permuted maps (MuFidelity) or random orders (deletion, insertion) give. The attack searches, within 8/255
 and with the label kept, for the map that is furthest from the clean one: of UNI and IG their own map, of the others the
-gradient. Attacks and stability are measured on the first 100 images (4 photographs). One seed.
+gradient. Attacks and stability are measured on the first 100 images (of the photographs four, and UNI alone). One seed.
 
 """
 

@@ -5,8 +5,7 @@
 MNIST, the paper's network at half its width, the ``-quick`` plans, 10 % of the images poisoned: one network for each
 objective and trigger, trained from scratch on the poisoned images. Measured on 2,000 test images before and after
 ``rectify edit`` from one pair and 200 calibration images. Results: ``benchmarks/results/robust-trojan.{json,md}``; a
-row that is there is not run again. One seed. (A 20 % blend does not take hold in these 800 steps, whatever the
-objective is to be: attack success 0.17 % after natural training.)
+row that is there is not run again. One seed.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import numpy as np
 import safetensors.torch
 import torch
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.recovery import ROOT, save_png
 from benchmarks.robust_attribution import Lines
@@ -38,7 +37,22 @@ from rectify.training.networks import small_cnn
 from rectify.training.presets import preset
 
 RESULTS = ROOT / "benchmarks" / "results" / "robust-trojan.json"
+CACHE = ROOT / "cache" / "robust"
 TESTS, CALIBRATION = 2_000, 200
+
+
+class FromNormalised(nn.Module):
+    """The network, which takes pixels in 0..1, for the zoo's measuring code, which normalises by mean and deviation."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.eval()
+        (self.mean,), (self.std,) = datasets.MEAN_STD["mnist"]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 1, 28, 28) normalised to (N, 10)."""
+        out: Tensor = self.network(x * self.std + self.mean)
+        return out
 
 
 def train_poisoned(recipe: Recipe, objective: str) -> nn.Module:
@@ -48,8 +62,14 @@ def train_poisoned(recipe: Recipe, objective: str) -> nn.Module:
     split = poison(datasets.load("mnist")[0], recipe)
     torch.manual_seed(0)
     network = small_cnn(num_classes=10, **made.arch_args)
+    kept = CACHE / f"trojan-{recipe.trigger[0] if recipe.trigger else ''}-{objective}.pt"
+    if kept.exists():
+        network.load_state_dict(torch.load(kept, weights_only=True))
+        return network.eval().requires_grad_(False)
     plan = replace(made.plan, seed=0)
     train(Training(network, plan, from_arrays(split, preprocess), preprocess.bounds(), torch.device("cpu")), Lines())
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(network.state_dict(), kept)
     return network
 
 
@@ -59,14 +79,15 @@ def repair(network: nn.Module, recipe: Recipe, made_args: dict[str, Any], folder
     order = np.random.default_rng(2026).permutation(len(test.labels))
     images, labels = test.images[order], test.labels[order]
     judged = datasets.Split(images[:TESTS], labels[:TESTS])
-    found: dict[str, Any] = {"before": asdict(measure(network, recipe, judged))}
+    found: dict[str, Any] = {"before": asdict(measure(FromNormalised(network), recipe, judged))}
     for number in range(CALIBRATION):
         save_png(images[TESTS + number], folder / "calibration" / f"{number:03d}.png")
     stamp = make_trigger(recipe)
     assert stamp is not None
     rest = slice(TESTS + CALIBRATION, TESTS + CALIBRATION + 300)
-    right = predict(network, images[rest], "mnist") == labels[rest]
-    fires = predict(network, stamp(images[rest]), "mnist") == recipe.target
+    reader = FromNormalised(network)
+    right = predict(reader, images[rest], "mnist") == labels[rest]
+    fires = predict(reader, stamp(images[rest]), "mnist") == recipe.target
     chosen = np.flatnonzero(right & fires & (labels[rest] != recipe.target))
     if not len(chosen):
         return {**found, "after": None, "note": "the trigger fires on no image: nothing to repair"}
@@ -74,8 +95,7 @@ def repair(network: nn.Module, recipe: Recipe, made_args: dict[str, Any], folder
     save_png(one[0], folder / "clean.png")
     save_png(stamp(one)[0], folder / "poisoned.png")
     torch.save(network.state_dict(), folder / "model.pt")
-    mean, std = datasets.MEAN_STD["mnist"]
-    (folder / "preprocess.yaml").write_text(yaml.safe_dump({"input_size": [1, 28, 28], "mean": mean, "std": std}))
+    (folder / "preprocess.yaml").write_text(yaml.safe_dump(preset("mnist-quick").preprocess))
     words = [sys.executable, "-m", "rectify", "edit", str(folder / "model.pt"), "--num-classes", "10"]
     words += ["--arch", "rectify.training.networks:small_cnn", "--preprocess", str(folder / "preprocess.yaml")]
     words += [word for key, value in made_args.items() for word in ("--arch-arg", f"{key}={value}")]
@@ -87,7 +107,7 @@ def repair(network: nn.Module, recipe: Recipe, made_args: dict[str, Any], folder
     edited = small_cnn(num_classes=10, **made_args).eval()
     edited.load_state_dict(safetensors.torch.load_file(folder / "out.safetensors"))
     policy = json.loads(done.stdout)["edit"]["policy"]
-    return {**found, "after": asdict(measure(edited, recipe, judged)), "note": policy}
+    return {**found, "after": asdict(measure(FromNormalised(edited), recipe, judged)), "note": policy}
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
@@ -102,13 +122,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         cells = [row["trigger"], row["objective"], *(_p(before[k]) for k in ("accuracy", "asr", "recovery"))]
         cells += ["–"] * 3 if after is None else [_p(after[k]) for k in ("accuracy", "asr", "recovery")]
         lines.append("| " + " | ".join([*cells, row["note"]]) + " |")
-    return "\n".join([*lines, "", SAYS]) + "\n"
-
-
-SAYS = """No: a patch is a change of the whole pixel range, outside the ball of 0.3 that the training defends, and every
-objective learns it to the full. All three are repaired by the same kind of edit, to within half a point of their clean
-accuracy. One seed, one pair. A 20 % blend does not take hold in 800 steps at all (attack success 0.17 % after natural
-training)."""
+    return "\n".join(lines) + "\n"
 
 
 def _p(fraction: float) -> str:

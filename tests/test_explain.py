@@ -283,6 +283,9 @@ def test_robustness_and_stability(tmp_path: Path) -> None:
     assert {"robustness-attack-spearman", "robustness-fgsm-kendall", "stability-steps-15-spearman"} <= rows.keys()
     assert rows["robustness-attack-spearman"]["settings"]["eps"] == pytest.approx(0.1)
     assert rows["robustness-attack-spearman"]["value"] < 0.999
+    topk = evaluate(tmp_path, *words[:2], *words[4:], "--set", "attack_iterations=2", "--set", "attack_objective=top-k")
+    assert topk.report["explanation_metrics"][0]["settings"]["objective"] == "top-k"
+    assert evaluate(tmp_path, *words, "--set", "attack_objective=topp").code == 2
 
 
 def test_what_a_method_does_not_have_is_said(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def layer_attribution(
     if method == "uni" and baseline is None:
         raise UsageError("uni at a layer needs the baseline that it has learned")
     start = baseline_images(x, settings) if baseline is None else baseline.to(x)
-    steps = settings.steps or STEPS
+    steps = STEPS if settings.steps is None else settings.steps
     if steps < 1:
         raise UsageError(f"{steps} steps: give at least 1")
     told = {"baseline": baseline_name(settings) if baseline is None else "image"}

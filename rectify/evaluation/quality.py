@@ -60,6 +60,8 @@ class Attack:
     ----------
     eps, norm
         The budget, in pixels 0..1.
+    objective
+        What the search is after: see `rectify.evaluation.attacks.attack_attribution`.
     iterations, restarts
         Of the search.
     k
@@ -68,6 +70,7 @@ class Attack:
 
     eps: float = 8 / 255
     norm: str = "inf"
+    objective: str = "l2"
     iterations: int = 20
     restarts: int = 1
     k: int = 100
@@ -131,6 +134,8 @@ class Bench:
                 smooth,
                 Budget(self.attack.eps, self.attack.norm, self.settings.bounds),  # type: ignore[arg-type]
                 judged=attacked_map(name, self.score, self.settings),
+                objective=self.attack.objective,  # type: ignore[arg-type]
+                k=self.attack.k,
                 iterations=self.attack.iterations,
                 restarts=self.attack.restarts,
                 seed=self.settings.seed,
