@@ -175,16 +175,11 @@ def explain(
     RectifyError
         See `rectify.errors`.
     """
-    import dataclasses
-
     import rectify.jobs as jobs
     from rectify.reporting.explain_files import ExplanationFiles
 
     inputs = jobs.Inputs(subject=subject, pairs=pairs, images=images)
     wanted = how or jobs.Explaining()
-    if wanted.settings.bounds is None:
-        low, high = (bound.to(subject.device) for bound in subject.preprocess.bounds())
-        wanted = dataclasses.replace(wanted, settings=dataclasses.replace(wanted.settings, bounds=(low, high)))
     never = [subject.checkpoint.path, *([compare.checkpoint.path] if compare else [])]
     facts = {"base_sha256": subject.checkpoint.sha256, "arch": subject.arch}
     files = (

@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import rectify
+from rectify import names
 from rectify.attribution.attribution import Settings
 from rectify.attribution.methods import METHODS, attribute
 from rectify.attribution.score import OUTPUTS, Score
@@ -34,11 +35,11 @@ def schema_holds(said: Said) -> None:
     jsonschema.validate(said.report, load_schema())
 
 
-def test_the_lists_of_the_help_page_are_those_of_the_library() -> None:
-    from rectify.attribution.quadrature import RULES
+def test_every_name_stands_for_something() -> None:
+    from rectify.attribution import methods, quadrature
 
-    assert options.METHODS == METHODS and options.SCORES == OUTPUTS
-    assert tuple(RULES) == options.RULES and options.METRICS == quality.METRICS
+    assert tuple(methods._PLACES) == names.METHODS and names.SCORES == OUTPUTS
+    assert tuple(quadrature.RULES) == names.QUADRATURES and tuple(quality._MEASURES) == names.METRICS
 
 
 def test_an_image_by_two_methods(tmp_path: Path) -> None:

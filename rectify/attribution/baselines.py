@@ -10,8 +10,8 @@ from torch import Tensor
 
 from rectify.attribution.attribution import Settings
 from rectify.errors import UsageError
+from rectify.names import BASELINES
 
-STATIC = ("black", "white", "mean", "blur", "noise", "uniform")
 BLUR = 0.1  # standard deviation of the blur, as a share of the image's longer side
 NOISE = 0.5  # standard deviation of the noise, as a share of the way from black to white
 
@@ -37,8 +37,8 @@ def baseline_images(x: Tensor, settings: Settings) -> Tensor:
         return torch.zeros_like(x)
     if chosen == "blur":
         return gaussian_blur(x, BLUR * max(x.shape[-2:]))
-    if chosen not in STATIC:
-        raise UsageError(f"unknown baseline {chosen!r}: give {', '.join(STATIC)}, or an image")
+    if chosen not in BASELINES:
+        raise UsageError(f"unknown baseline {chosen!r}: give {', '.join(BASELINES)}, or an image")
     if settings.bounds is None:
         raise UsageError(f"the baseline {chosen} needs the values of a black and of a white pixel")
     low, high = (bound.to(x) for bound in settings.bounds)

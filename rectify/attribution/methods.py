@@ -11,6 +11,7 @@ from rectify.attribution.attribution import Attribution, Method, Settings
 from rectify.attribution.score import Score
 from rectify.errors import UsageError
 from rectify.files.words import did_you_mean
+from rectify.names import METHODS
 
 _PLACES = {  # name: module and function; a module is imported when its method is asked for
     "ig": ("integrated_gradients", "integrated_gradients"),
@@ -25,7 +26,6 @@ _PLACES = {  # name: module and function; a module is imported when its method i
     "idgi": ("idgi", "idgi"),
     "grad-cam": ("grad_cam", "grad_cam"),
 }
-METHODS = tuple(_PLACES)
 WITH_BASELINE = ("ig", "deeplift", "guided-ig", "idgi")  # those that `Settings.baseline` concerns
 
 

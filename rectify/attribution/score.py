@@ -139,7 +139,12 @@ def batch_that_fits(network: nn.Module, image: Tensor, most: int, memory: int | 
 
 
 def bytes_kept(network: nn.Module, image: Tensor) -> int:
-    """Bytes that the graph of one image keeps for the backward pass; weights not counted."""
+    """Bytes that the graph of one image (1, C, H, W) keeps for the backward pass; weights not counted."""
+    return graph_bytes(network, lambda: network(image.detach().requires_grad_(True).clone()))
+
+
+def graph_bytes(network: nn.Module, run: Callable[[], Tensor]) -> int:
+    """Bytes that the graph of what ``run`` computes with a network keeps; the network's weights not counted."""
     weights = {p.untyped_storage().data_ptr() for p in (*network.parameters(), *network.buffers())}
     seen: dict[int, int] = {}
 
@@ -150,5 +155,6 @@ def bytes_kept(network: nn.Module, image: Tensor) -> int:
         return tensor
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        network(image.detach().requires_grad_(True).clone())
+        held = run()  # bound: its graph must live while it is counted, lest memory that is freed be counted once
+    del held
     return sum(seen.values())

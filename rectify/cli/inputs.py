@@ -154,7 +154,6 @@ def explaining(settings: Settings, subject: Subject, reference: ImageSet | None)
     from rectify.evaluation.quality import checked_options
     from rectify.jobs import Explaining
 
-    low, high = (bound.to(subject.device) for bound in subject.preprocess.bounds())
     methods = tuple(dict.fromkeys(settings["method"])) or ("ig",)
     if reference is None and "expected-gradients" in methods:
         raise UsageError("expected-gradients draws its baselines from data: give --calibration DIR or another --method")
@@ -166,7 +165,6 @@ def explaining(settings: Settings, subject: Subject, reference: ImageSet | None)
         rule=settings["rule"],
         tolerance=tolerance,
         baseline=_start(settings.get("start"), subject),
-        bounds=(low, high),
         reference=None if reference is None else reference.stack(MOST_REFERENCE, settings["seed"]).to(subject.device),
         layer=settings.get("explain_layer"),
         seed=settings["seed"],
@@ -177,15 +175,15 @@ def explaining(settings: Settings, subject: Subject, reference: ImageSet | None)
 
 def _start(word: str | Path | None, subject: Subject) -> Any:
     """The baseline: a name, or an image file."""
-    from rectify.attribution.baselines import STATIC
     from rectify.files.images import read_image
     from rectify.files.words import did_you_mean
+    from rectify.names import BASELINES
 
-    if word is None or word in STATIC:
+    if word is None or word in BASELINES:
         return word or "black"
     path = Path(word)
     if not path.exists() and not path.suffix:
-        raise UsageError(f"--baseline {word}: no such image or name; {did_you_mean(str(word), STATIC)}")
+        raise UsageError(f"--baseline {word}: no such image or name; {did_you_mean(str(word), BASELINES)}")
     return read_image(path, subject.preprocess).to(subject.device)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from rectify.cli import values
 from rectify.cli.values import Reader
+from rectify.names import BASELINES, METHODS, METRICS, OBJECTIVES, QUADRATURES, SCORES
 
 PANELS = (
     "Model",
@@ -76,34 +77,7 @@ FAULTS = ("auto", "flip", "cue", "leak")
 FORMATS = ("text", "json", "markdown", "junit", "github")
 COLORS = ("auto", "always", "never")
 MODES = ("dynamic", "static")
-# Their modules import torch, so that a help page cannot ask them for their names; a test compares the lists.
-METHODS = (
-    "ig",
-    "uni",
-    "gradient",
-    "gradient-x-input",
-    "smoothgrad",
-    "deeplift",
-    "blur-ig",
-    "guided-ig",
-    "expected-gradients",
-    "idgi",
-    "grad-cam",
-)
-SCORES = ("probability", "logit", "log-probability")
-RULES = ("gauss-legendre", "midpoint", "right-riemann", "trapezoid")
-METRICS = (
-    "mufidelity",
-    "deletion",
-    "insertion",
-    "robustness",
-    "stability",
-    "monotonicity",
-    "completeness",
-    "leakage",
-)
 
-TRAINED = ("natural", "madry", "input-gradient", "ig-norm", "ig-sum-norm")
 ROWS = ("mnist", "fashion-mnist", "gtsrb", "flower")
 
 MODEL_ARGUMENT = Flag("model", (), "Model", "Checkpoint, or folder; rectify.yaml may name it instead.", values.path, "")
@@ -314,8 +288,8 @@ METHOD = (
     _flag(
         "rule",
         "Explain",
-        f"Quadrature on the path: {', '.join(RULES)} [default: the method's].",
-        values.one_of(*RULES),
+        f"Quadrature on the path: {', '.join(QUADRATURES)} [default: the method's].",
+        values.one_of(*QUADRATURES),
         "NAME",
         key="explain.rule",
     ),
@@ -360,7 +334,7 @@ EXPLAIN = (
     _flag(
         "start",
         "Explain",
-        f"Where a path begins: {', '.join(values.STARTS)}, or an image.",
+        f"Where a path begins: {', '.join(BASELINES)}, or an image.",
         values.start,
         "NAME|PATH",
         default="black",
@@ -463,8 +437,8 @@ TRAIN = (
     _flag(
         "objective",
         "Train",
-        f"What is minimised: {', '.join(TRAINED)} [default: ig-sum-norm].",
-        values.one_of(*TRAINED),
+        f"What is minimised: {', '.join(OBJECTIVES)} [default: ig-sum-norm].",
+        values.one_of(*OBJECTIVES),
         "NAME",
         key="train.objective",
     ),

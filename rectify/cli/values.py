@@ -14,6 +14,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from rectify.names import BASELINES
+
 Reader = Callable[[Any], Any]
 
 YES = {"1", "true", "yes", "on"}
@@ -36,12 +38,9 @@ def path(raw: Any) -> Path:
     return Path(raw).expanduser()
 
 
-STARTS = ("black", "white", "mean", "blur", "noise", "uniform")  # as in rectify.attribution.baselines
-
-
 def start(raw: Any) -> str | Path:
     """The name of a baseline, or an image."""
-    return str(raw) if str(raw) in STARTS else path(raw)
+    return str(raw) if str(raw) in BASELINES else path(raw)
 
 
 def switch(raw: Any) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +9,6 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from rectify.attribution.attribution import Attribution, Method, Settings
@@ -36,18 +34,10 @@ from rectify.evaluation.measure import Measure
 from rectify.evaluation.path import completeness, monotonicity
 from rectify.evaluation.stability import STEPS as PATH_STEPS
 from rectify.evaluation.stability import stability_over_baselines, stability_over_steps
+from rectify.evaluation.twin import network_name
 from rectify.files.words import did_you_mean
+from rectify.names import METRICS
 
-METRICS = (
-    "mufidelity",
-    "deletion",
-    "insertion",
-    "robustness",
-    "stability",
-    "monotonicity",
-    "completeness",
-    "leakage",
-)
 WITH_STEPS = ("ig", "uni", "blur-ig", "guided-ig", "idgi")  # those whose steps are points of a path
 ATTACK_STEPS = 10  # path points of the map that an attack differentiates
 
@@ -81,6 +71,9 @@ class Attack:
         return cls(**{key.removeprefix("attack_"): options[key] for key in options if key.startswith("attack_")})
 
 
+_SHARED = ("masked", "stepped", "_null", "_searched", "_made")
+
+
 class Bench:
     """A network, images and the classes to explain; what several metrics or methods need is computed once.
 
@@ -106,9 +99,14 @@ class Bench:
         self._made: dict[tuple[Any, ...], _Made] = {}
 
     def with_settings(self, settings: Settings) -> Bench:
-        """The same network and images with other settings of the methods; what has been computed is shared."""
-        other = copy.copy(self)
-        other.settings, other.attack = settings, Attack.from_options(settings.options)
+        """The same network and images with other settings of the methods.
+
+        What has been computed is shared, where seed, pixel range and attack are the same.
+        """
+        other = Bench(self.score, self.x, self.targets, settings, self.null_region)
+        alike = (other.attack, settings.seed) == (self.attack, self.settings.seed)
+        if alike and settings.bounds is self.settings.bounds:
+            other.__dict__ |= {key: value for key, value in self.__dict__.items() if key in _SHARED}
         return other
 
     @cached_property
@@ -125,7 +123,7 @@ class Bench:
     def searched(self, name: str) -> Perturbed:
         """The images after the search against the map of a method; one search serves all that share that map."""
         smooth = attacked_map(name, smooth_score(self.score), self.settings)
-        key = f"{smooth.name} {_key(self.settings)}"
+        key = smooth.name
         if key not in self._searched:
             self._searched[key] = attack_attribution(
                 self.score,
@@ -178,7 +176,7 @@ class Bench:
 def _key(settings: Settings) -> str:
     """Settings as text; of an image baseline all of its numbers, which a tensor's own text leaves out."""
     baseline, reference = settings.baseline, settings.reference
-    told = [baseline if isinstance(baseline, str) else sha256(baseline.cpu().numpy().tobytes()).hexdigest()]
+    told = [baseline if isinstance(baseline, str) else _digest(baseline)]
     told.append("" if reference is None else str(id(reference)))
     return f"{told} {replace(settings, baseline='', bounds=None, reference=None)}"
 
@@ -271,35 +269,43 @@ _MEASURES: dict[str, Callable[[_Made], list[Measure]]] = {
 
 
 def attacked_map(name: str, score: Score, settings: Settings) -> DifferentiableMap:
-    """The map that an attack on a method differentiates.
+    """The map that an attack on a method differentiates; maps of one name are the same map.
 
     The method's own where it can be differentiated: IG from the method's baseline for ``ig``; for ``uni`` IG from the
     baseline unlearned at the attacked image, held fixed for the gradient. ``gradient`` for all the others, which are
     then attacked by transfer; the settings of the measure say so.
     """
     if name == "uni":
-        return _uni_map(score, settings)
+        how = Unlearning.from_options(settings.options)
+        steps = min(STEPS if settings.steps is None else settings.steps, ATTACK_STEPS)
+
+        def learned(x: Tensor, targets: Tensor) -> Tensor:
+            return unlearned_baseline(score, x, targets, how, settings.bounds)
+
+        return _line_map(score, learned, steps, settings.rule or RULE, f"uni-{steps} {how}")
     if name == "ig":
-        return _line_map(score, settings)
+        told = settings.baseline if isinstance(settings.baseline, str) else _digest(settings.baseline)
+
+        def chosen(x: Tensor, targets: Tensor) -> Tensor:
+            return baseline_images(x, settings)
+
+        return _line_map(score, chosen, ATTACK_STEPS, "gauss-legendre", f"ig-{ATTACK_STEPS} from {told}")
     return gradient_map(score)
 
 
-def _line_map(score: Score, settings: Settings) -> DifferentiableMap:
-    def function(x: Tensor, targets: Tensor) -> Tensor:
-        return integral(score, baseline_images(x.detach(), settings), x, targets, steps=ATTACK_STEPS)
-
-    return DifferentiableMap(function, ATTACK_STEPS, f"ig-{ATTACK_STEPS}")
-
-
-def _uni_map(score: Score, settings: Settings) -> DifferentiableMap:
-    how, steps = Unlearning.from_options(settings.options), min(settings.steps or STEPS, ATTACK_STEPS)
+def _line_map(
+    score: Score, start: Callable[[Tensor, Tensor], Tensor], steps: int, rule: str, name: str
+) -> DifferentiableMap:
+    """IG from a baseline that is made anew at every image, and held fixed for the gradient."""
 
     def function(x: Tensor, targets: Tensor) -> Tensor:
-        with torch.no_grad():
-            start = unlearned_baseline(score, x.detach(), targets, how, settings.bounds)
-        return integral(score, start, x, targets, rule=settings.rule or RULE, steps=steps)
+        return integral(score, start(x.detach(), targets).detach(), x, targets, rule=rule, steps=steps)
 
-    return DifferentiableMap(function, steps, f"uni-{steps}")
+    return DifferentiableMap(function, steps, f"{name}, {rule}{network_name(score)}")
+
+
+def _digest(x: Tensor) -> str:
+    return sha256(x.cpu().numpy().tobytes()).hexdigest()
 
 
 _DEFAULTS: dict[str, Any] = {

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from rectify.attribution.attribution import Attribution, Method, Settings
-from rectify.attribution.baselines import STATIC, baseline_name
+from rectify.attribution.baselines import baseline_name
 from rectify.attribution.score import Score
 from rectify.evaluation.measure import Measure, flat_heat
 from rectify.evaluation.ranks import constant_rows, spearman
+from rectify.names import BASELINES
 
 STEPS = (1, 15, 30)
 REFERENCE_STEPS = 300
@@ -62,7 +63,7 @@ def stability_over_baselines(
     targets: Tensor,
     settings: Settings,
     *,
-    baselines: Sequence[str | Tensor] = STATIC,
+    baselines: Sequence[str | Tensor] = BASELINES,
     steps: int = STEPS[-1],
     reference_steps: int = REFERENCE_STEPS,
 ) -> list[Measure]:

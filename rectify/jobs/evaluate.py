@@ -13,7 +13,7 @@ from rectify.errors import Inconclusive, UsageError
 from rectify.evaluation.quality import Bench
 from rectify.files.architectures import Subject
 from rectify.jobs.common import Inputs, Options, Progress, begin, finish
-from rectify.jobs.explain import Explaining
+from rectify.jobs.explain import Explaining, fitted
 from rectify.jobs.measuring import check_chance, fault_of, judge_holdout, measure
 from rectify.sections import pairs_section
 
@@ -73,10 +73,11 @@ def run_evaluate(
             if inputs.pairs:
                 report["pairs"] = pairs_section(inputs.pairs, fault)
         after = measure(inputs.subject.network, inputs, options, target, fault)
-        check_chance(after if against is None else measure(first.network, inputs, options, target, fault), inputs)
         report["metrics"]["after"] = after.to_dict()
         if against is not None:
-            report["metrics"]["before"] = measure(against.network, inputs, options, target, fault).to_dict()
+            before = measure(against.network, inputs, options, target, fault)
+            report["metrics"]["before"] = before.to_dict()
+        check_chance(after if against is None else before, inputs)
         judge_holdout(report, inputs, options, inputs.subject.network, fault, against.network if against else None)
         progress.stop()
         if quality is not None:
@@ -147,7 +148,8 @@ def _bench(subject: Subject, images: Tensor, options: Options, quality: Quality)
         subject.network, quality.explaining.output, batch_that_fits(subject.network, x[:1], options.batch_size)
     )
     region = None if quality.null_region is None else quality.null_region.to(x.device)
-    return Bench(score, x, score.predictions(x), quality.explaining.settings, region)
+    settings = fitted(quality.explaining.settings, subject)
+    return Bench(score, x, score.predictions(x), settings, region)
 
 
 def _first_leakage(rows: list[dict[str, Any]]) -> float | None:

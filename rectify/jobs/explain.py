@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -130,8 +130,7 @@ def run_explain(
         raise UsageError("nothing to explain: give --image a.png, or --clean a.png --poisoned b.png")
     subject, notes = inputs.subject, list[str]()
     subjects = {"model": subject} | ({} if compare is None else {"compare": compare})
-    low, high = (bound.to(subject.device) for bound in subject.preprocess.bounds())
-    bench = _Bench(explaining, subjects, (low, high), options)
+    bench = _Bench(replace(explaining, settings=fitted(explaining.settings, subject)), subjects, options)
     items = _items(inputs)
     if writer is not None:
         writer.prepare(items, explaining.methods, compare is not None)
@@ -139,15 +138,21 @@ def run_explain(
         report["pairs"] = pairs_section(inputs.pairs, fault_of(inputs, options))
     report["explanations"], report["explanation_pairs"] = [], []
     progress.start("explaining", len(items) * len(explaining.methods) * len(subjects))
-    for some, images in _groups(inputs, items):
-        targets = bench.targets(some, images.to(subject.device), inputs)
-        for maps in bench.maps(some, images.to(subject.device), targets, progress):
+    for some, read in _groups(inputs, items):
+        images = read.to(subject.device)
+        for maps in bench.maps(some, images, bench.targets(some, images, inputs), progress):
             files = [list[str]() for _ in maps] if writer is None else writer.write(maps)
             report["explanations"] += [_row(one, names) for one, names in zip(maps, files, strict=True)]
             report["explanation_pairs"] += _similarities(maps)
     progress.stop()
     notes += _tolerance_notes(report["explanations"], explaining)
     return finish(report, options, started, inputs, notes)
+
+
+def fitted(settings: Settings, subject: Subject) -> Settings:
+    """The settings with the subject's values of a black and of a white pixel."""
+    low, high = (bound.to(subject.device) for bound in subject.preprocess.bounds())
+    return replace(settings, bounds=(low, high))
 
 
 def _tolerance_notes(rows: Sequence[dict[str, Any]], explaining: Explaining) -> list[str]:
@@ -194,7 +199,6 @@ class _Bench:
 
     explaining: Explaining
     subjects: dict[str, Subject]
-    bounds: tuple[Tensor, Tensor]
     options: Options
 
     def __post_init__(self) -> None:
@@ -240,7 +244,7 @@ class _Bench:
         answers = {model: softmax(score.network, images, score.batch, images.device) for model, score in scores.items()}
         masked = {}
         if self.explaining.faithfulness and self.settings.layer is None:
-            how: dict[str, Any] = {"bounds": self.bounds, "seed": self.settings.seed}
+            how: dict[str, Any] = {"bounds": self.settings.bounds, "seed": self.settings.seed}
             masked = {model: masked_scores(score, images, targets, **how) for model, score in scores.items()}
         for method in self.explaining.methods:
             found: dict[str, list[Explained]] = {}

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rectify.attribution.score import twice_differentiable
+from rectify.attribution.score import graph_bytes, twice_differentiable
 from rectify.training.inner import steady
 
 Size = Literal["l1", "l2-squared"]
@@ -168,16 +168,6 @@ def nodes_that_fit(network: nn.Module, x: Tensor, y: Tensor, memory: int = MEMOR
     Measured on one image: what the graph of the gradient, ready for a second derivative, keeps, and as much again for
     the way back through it (on the small network the peak was 1.6 to 2.1 times what the graph keeps).
     """
-    kept: dict[int, int] = {}
-    weights = {p.untyped_storage().data_ptr() for p in (*network.parameters(), *network.buffers())}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with steady(network), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        held = integrated(network, x[:1], x[:1].clone(), y[:1], (1.0,))  # bound: its graph must live while we count
-    del held
-    return max(1, memory // max(1, 2 * sum(kept.values()) * len(x)))
+    with steady(network):
+        kept = graph_bytes(network, lambda: integrated(network, x[:1], x[:1].clone(), y[:1], (1.0,)))
+    return max(1, memory // max(1, 2 * kept * len(x)))

@@ -12,8 +12,8 @@ from typing import Any
 
 from rectify.errors import UsageError
 from rectify.files.words import did_you_mean
+from rectify.names import OBJECTIVES
 
-OBJECTIVES = ("natural", "madry", "input-gradient", "ig-norm", "ig-sum-norm")
 WITH_PATHS = ("ig-norm", "ig-sum-norm")
 ATTACKED = ("madry", *WITH_PATHS)
 WEIGHTS = {"input-gradient": 1.0, "ig-norm": 1.0, "ig-sum-norm": 0.1}

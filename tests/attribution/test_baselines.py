@@ -9,8 +9,9 @@ import torch
 from scipy import ndimage
 
 from rectify.attribution.attribution import Settings
-from rectify.attribution.baselines import STATIC, baseline_images, baseline_name, gaussian_blur
+from rectify.attribution.baselines import baseline_images, baseline_name, gaussian_blur
 from rectify.errors import UsageError
+from rectify.names import BASELINES
 from tests.attribution import slow_paths
 from tests.attribution.tiny import BOUNDS, SHAPE, images
 
@@ -52,12 +53,12 @@ def test_the_blur_keeps_the_mean_flat_images_and_what_has_no_blur() -> None:
 
 def test_the_plain_baselines() -> None:
     x, _ = images()
-    settings = {name: Settings(baseline=name, bounds=(LOW, HIGH)) for name in STATIC}
+    settings = {name: Settings(baseline=name, bounds=(LOW, HIGH)) for name in BASELINES}
     assert torch.equal(baseline_images(x, settings["black"]), LOW.expand_as(x))
     assert torch.equal(baseline_images(x, settings["white"]), HIGH.expand_as(x))
     assert not baseline_images(x, settings["mean"]).any()
     torch.testing.assert_close(baseline_images(x, settings["blur"]), gaussian_blur(x, 0.6))
-    for name in STATIC:
+    for name in BASELINES:
         found = baseline_images(x, settings[name])
         assert found.shape == x.shape and found.dtype == x.dtype and found.is_contiguous()
         found.zero_()  # a copy of its own

@@ -10,11 +10,11 @@ from scipy import stats
 from torch import Tensor, nn
 
 from rectify.attribution.attribution import Attribution, Settings
-from rectify.attribution.baselines import STATIC
 from rectify.attribution.integrated_gradients import integrated_gradients
 from rectify.attribution.score import Score
 from rectify.evaluation.measure import Measure
 from rectify.evaluation.stability import compare, stability_over_baselines, stability_over_steps
+from rectify.names import BASELINES
 
 BOUNDS = (torch.full((2, 1, 1), -1.0).double(), torch.full((2, 1, 1), 2.0).double())
 SETTINGS = Settings(bounds=BOUNDS, tolerance=0.001, seed=3)
@@ -62,7 +62,7 @@ def test_baselines_against_the_chosen_one() -> None:
     score, x, targets = case()
     settings = replace(SETTINGS, baseline="white")
     found = stability_over_baselines(integrated_gradients, score, x, targets, settings, steps=4, reference_steps=40)
-    assert [m.settings["baseline"] for m in found[::3]] == list(STATIC)
+    assert [m.settings["baseline"] for m in found[::3]] == list(BASELINES)
     plain = replace(settings, tolerance=None)
     for baseline in ("black", "blur", "noise"):
         for kind, measure in by_name(found, "baseline", baseline).items():
