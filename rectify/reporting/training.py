@@ -139,7 +139,7 @@ def _curve(axes: Axes, epochs: list[int], values: list[float | None], words: str
     bare(axes, "bottom", "left")
     known = [(epoch, value) for epoch, value in zip(epochs, values, strict=True) if value is not None]
     shape = mark if len(known) <= 60 else ""
-    axes.plot(*zip(*known, strict=True), color=colour, marker=shape, markersize=4, linewidth=1.4)
+    axes.plot(*zip(*known, strict=True), color=colour, marker=shape, markersize=4, linewidth=1.4, clip_on=False)
     axes.grid(axis="y", color=LIGHT)
     axes.set_title(words, fontsize=9, loc="left", color=INK)
     axes.set_xlabel("epoch", fontsize=8, color=GREY)
