@@ -126,8 +126,8 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 
 SAYS = """Of a patch: no. It changes pixels by the whole range, far outside the ball of 0.3 that the training defends,
-and every objective learns it to the full. Nor is the repair harder or easier: one rank-one edit of the same layer brings
-all three back to within 0.2 points of their clean accuracy on images of the other classes. One seed, one pair; a
+and every objective learns it to the full. Nor is the repair harder or easier: one rank-one edit of the same layer
+brings all three back to within 0.2 points of their clean accuracy on images of the other classes. One seed, one pair; a
 trigger inside the ball (a faint blend) was not tried."""
 
 
