@@ -106,7 +106,7 @@ def _parse(words: list[str]) -> Request | int:
 def _run(request: Request) -> int:
     settings = resolve(request.command, request.flags, request.given, os.environ, Path.cwd())
     if settings["show_config"]:
-        write_stdout(show(settings))
+        write_stdout(train.shown(settings) if settings.command == "train" else show(settings))
         return int(ExitCode.OK)
     quiet, verbose = bool(settings["quiet"]), bool(settings["verbose"])
     with Terminal(quiet=quiet, verbose=verbose, progress=not settings["no_progress"]) as terminal:

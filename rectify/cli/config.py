@@ -252,9 +252,11 @@ def _shown(file: Path, folder: Path) -> str:
         return str(file)
 
 
-def show(settings: Settings) -> str:
-    """Every setting with its source, as YAML that can be saved as rectify.yaml."""
-    import yaml
+def show(settings: Settings, derived: Mapping[str, Setting] | None = None) -> str:
+    """Every setting with its source, as YAML that can be saved as rectify.yaml.
+
+    ``derived`` are values that follow from the settings and cannot be set themselves: comments at the end.
+    """
 
     lines = [f"# rectify {settings.command}: every setting and where it comes from"]
     lines.append(f"# settings file: {settings.file or 'none found'}")
@@ -262,12 +264,20 @@ def show(settings: Settings) -> str:
         value = settings[name]
         if value is None or value is False or value == [] or name == "show_config":
             continue
-        written = yaml.safe_dump(_plain(value), default_flow_style=True, width=10**6).removesuffix("...\n").strip()
         place = flag.place or ""
         key = flag.name if place.rpartition(".")[2] == flag.name else place
-        line = f"{key}: {written}" if place else f"# {flag.label} {written}"
+        line = f"{key}: {_written(value)}" if place else f"# {flag.label} {_written(value)}"
         lines.append(f"{line:<48}  # {settings.source(name)}")
+    lines += [f"{f'# {name}: {_written(one.value)}':<48}  # {one.source}" for name, one in (derived or {}).items()]
     return "\n".join(lines) + "\n"
+
+
+def _written(value: Any) -> str:
+    """A value as YAML on one line."""
+    import yaml
+
+    text: str = yaml.safe_dump(_plain(value), default_flow_style=True, width=10**6)
+    return text.removesuffix("...\n").strip()
 
 
 def _plain(value: Any) -> Any:

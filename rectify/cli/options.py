@@ -457,7 +457,10 @@ TRAIN = (
         "epoch_size", "Train", "Images a pass, drawn anew each [default: all].", values.whole(1), "N",
         key="train.epoch_size",
     ),
-    _flag("lr", "Train", "Learning rate, all the way.", values.positive, "X", key="train.lr"),
+    _flag(
+        "lr", "Train", "Learning rate; 2e-3,600:5e-4 is 2e-3, and 5e-4 from step 600.", values.rates, "X",
+        key="train.lr",
+    ),
     _flag(
         "optimizer", "Train", "Adam, or SGD with momentum 0.9.", values.one_of("adam", "momentum"), "adam|momentum",
         key="train.optimizer",

@@ -103,6 +103,43 @@ def positive(raw: Any) -> float:
     return value
 
 
+Schedule = tuple[tuple[int, float], ...]  # (step, learning rate) from which it holds
+
+
+def rates(raw: Any) -> float | str:
+    """A learning rate, or one that changes: ``0.002,600:0.0005`` is 0.002, and 0.0005 from step 600."""
+    if isinstance(raw, str) and ("," in raw or ":" in raw):
+        return schedule_text(schedule_of(raw))
+    return positive(raw)
+
+
+def schedule_of(value: float | str) -> Schedule:
+    """What `rates` read, as steps and learning rates.
+
+    Raises
+    ------
+    ValueError
+        With the end of a sentence, as a reader does.
+    """
+    if not isinstance(value, str):
+        return ((0, value),)
+    found: list[tuple[int, float]] = []
+    for part in value.split(","):
+        step, colon, rate = part.strip().rpartition(":")
+        start = int(step) if step.strip().isdecimal() else -1 if colon else 0
+        if start < 0 or (found and start <= found[-1][0]) or (not found and start):
+            raise ValueError(f"must be X, or X,STEP:X with growing steps, such as 0.002,600:0.0005, not {value!r}")
+        found.append((start, positive(rate)))
+    return tuple(found)
+
+
+def schedule_text(schedule: Schedule) -> float | str:
+    """A schedule as `rates` reads it back; a number where the rate never changes."""
+    if len(schedule) == 1:
+        return schedule[0][1]
+    return ",".join(f"{step}:{rate!r}" if step else repr(rate) for step, rate in schedule)
+
+
 def pixels(raw: Any) -> float:
     """A distance between pixels where black is 0 and white is 1: ``0.3``, or ``8/255``."""
     above, slash, below = str(raw).partition("/")

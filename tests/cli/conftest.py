@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from rectify.cli import inputs as cli_inputs
 from rectify.cli.app import main
 from rectify.reporting.build import conclude, empty_report
 from rectify.reporting.verdict import decide, judge
+from tests.cli.train_samples import NETS, pictures
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,16 @@ def library(jobs: FakeLibrary, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.setattr(cli_inputs, "open_model", lambda path, settings, terminal, like=None: path)
     (tmp_path / "model.pt").write_bytes(b"weights")
     return jobs
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """A folder with a network's code and images; every test's folder has its own module ``nets``."""
+    (tmp_path / "nets.py").write_text(NETS)
+    pictures(tmp_path / "data")
+    pictures(tmp_path / "val", (3, 3, 3), seed=1)
+    yield tmp_path
+    sys.modules.pop("nets", None)
 
 
 @dataclass

@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,52 +16,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from rectify.reporting.schema import load as load_schema
-from tests.conftest import Said, environment, run_here, sha256
-
-NETS = """
-from torch import nn
-
-
-def net(num_classes=3, width=4):
-    body = [nn.Conv2d(1, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Flatten(), nn.Dropout(0.2)]
-    return nn.Sequential(*body, nn.Linear(16 * width, num_classes))
-
-
-def broken(num_classes=3):
-    network = net(num_classes)
-    network[5].weight.data.fill_(float("inf"))
-    return network
-"""
-FRESH = ["train", "--arch", "nets:net", "--input-size", "1,6,6", "--mean", "0", "--std", "1", "--data", "data"]
-QUICK = ["--epochs", "2", "--batch-size", "6", "--path-steps", "2", "--attack-steps", "2", "--lr", "0.02"]
-QUICK += ["--eps", "0.1", "--attack-samples", "4"]
-
-
-def pictures(root: Path, each: tuple[int, ...] = (5, 5, 1), names: str = "abc", seed: int = 0) -> Path:
-    """A folder a class, told apart by brightness; by default one class has a single image."""
-    random = np.random.default_rng(seed)
-    for place, (name, count) in enumerate(zip(names, each, strict=True)):
-        (root / name).mkdir(parents=True)
-        for number in range(count):
-            pixels = (90 * place + random.integers(0, 60, (6, 6))).astype(np.uint8)
-            Image.fromarray(pixels).save(root / name / f"{number}.png")
-    return root
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    """A folder with a network's code and images."""
-    (tmp_path / "nets.py").write_text(NETS)
-    pictures(tmp_path / "data")
-    pictures(tmp_path / "val", (3, 3, 3), seed=1)
-    return tmp_path
-
-
-@pytest.fixture(autouse=True)
-def forget() -> Any:
-    """Every test's folder has its own module ``nets``."""
-    yield
-    sys.modules.pop("nets", None)
+from tests.cli.train_samples import FRESH, QUICK, kill_at, one_line, pictures
+from tests.conftest import run_here, sha256
 
 
 def test_fresh_weights_then_fine_tuning_without_saying_the_architecture_again(place: Path) -> None:
@@ -108,7 +61,7 @@ def test_a_killed_process_resumes_to_the_same_file(place: Path) -> None:
     whole = run_here([*words, "-o", "whole.safetensors"], place)
     assert whole.code == 0, whole.err
     words += ["-o", "m.safetensors", "--save-every", "0"]
-    kill_at(9, words, place)
+    assert kill_at(9, words, place).code == -signal.SIGKILL
     assert not (place / "m.safetensors").exists()
     refused = run_here(words, place)
     assert refused.code == 2 and "is an unfinished training: --resume goes on with it" in refused.err
@@ -117,22 +70,6 @@ def test_a_killed_process_resumes_to_the_same_file(place: Path) -> None:
     one, other = (load_file(place / f"{name}.safetensors") for name in ("whole", "m"))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
     assert said.report["train"]["history"] == whole.report["train"]["history"]
-
-
-def kill_at(step: int, words: list[str], place: Path) -> None:
-    """Start the command and kill it as soon as its state is at ``step`` or beyond."""
-    state = place / "m.safetensors.resume"
-    env = environment() | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    with subprocess.Popen([sys.executable, "-m", "rectify", *words], cwd=place, env=env, stderr=subprocess.DEVNULL,
-                          stdout=subprocess.DEVNULL) as process:  # fmt: skip
-        until = time.monotonic() + 120
-        while time.monotonic() < until and process.poll() is None:
-            if state.exists() and torch.load(state, weights_only=True)["position"]["step"] >= step:
-                break
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
 
 
 def test_a_preset_fills_what_flags_do_not_say(place: Path) -> None:
@@ -221,12 +158,6 @@ def test_what_show_config_prints_can_be_saved(place: Path) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------- mistakes
-
-
-def one_line(said: Said, words: str) -> None:
-    errors = [line for line in said.err.splitlines() if line.startswith("error: ")]
-    assert said.code == 2 and len(errors) == 1 and words in errors[0], said.err
-    assert "Traceback" not in said.err and said.out == ""
 
 
 @pytest.mark.parametrize(
