@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -72,16 +74,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     tolerate_any_text()
     try:
-        outcome = _parse(words)
-        code = outcome if isinstance(outcome, int) else _run(outcome)
-        write_stdout("")
-        return code
-    except KeyboardInterrupt:
-        write_stderr("interrupted")
+        with _sigterm_interrupts():
+            outcome = _parse(words)
+            code = outcome if isinstance(outcome, int) else _run(outcome)
+            write_stdout("")
+            return code
+    except KeyboardInterrupt as stop:
+        write_stderr(f"interrupted: {stop}" if str(stop) else "interrupted")
         return int(ExitCode.INTERRUPTED)
     except Exception as problem:
         asked = os.environ.get("RECTIFY_TRACEBACK", "").lower() in YES or "--traceback" in words
         return _failure(problem, traceback=asked)
+
+
+@contextlib.contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Context in which SIGTERM does what Ctrl-C does: half-written files go, states are kept, the code is 130.
+
+    Not by way of SIGINT, which a shell ignores for what it runs in the background. Where somebody else handles or
+    ignores SIGTERM, or this is not the main thread, nothing changes.
+    """
+    ours = threading.current_thread() is threading.main_thread()
+    ours = ours and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _parse(words: list[str]) -> Request | int:

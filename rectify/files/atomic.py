@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import os
 import secrets
@@ -121,6 +122,13 @@ def write_atomic(path: Path, data: bytes | str, *, force: bool = True) -> None:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def clear_partials(path: Path) -> None:
+    """Remove what killed processes left of half-written versions of a file; nobody may be writing it now."""
+    for partial in path.parent.glob(f".{glob.escape(_short(path.name))}.????????.partial"):
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def _short(name: str) -> str:

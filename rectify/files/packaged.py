@@ -93,8 +93,11 @@ def load(name: str, folder: Path) -> tuple[Split, Split]:
 
 def _keep(arrays: list[Array], stored: Path) -> None:
     partial = stored.with_suffix(".partial.npz")
-    np.savez(partial, *arrays)
-    os.replace(partial, stored)
+    try:
+        np.savez(partial, *arrays)
+        os.replace(partial, stored)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _fetch(name: str, folder: Path) -> list[Array]:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from rectify.errors import OutputError, UsageError
+from rectify.errors import ImageError, OutputError, RectifyError, UsageError
 from rectify.evaluation.accuracy import Figures
 from rectify.evaluation.measure import Measure
 from rectify.files.architectures import Subject, open_subject
+from rectify.files.atomic import clear_partials
 from rectify.files.checkpoint import WrittenFile, check_target, write_tensors
 from rectify.files.words import plain
 from rectify.jobs.common import Inputs, Options, Progress, begin, finish
@@ -70,6 +72,8 @@ def run_train(
         If the loss is no number: the last good state is kept.
     OutputError
         If something cannot be written: the last state is kept.
+    KeyboardInterrupt
+        At Ctrl-C, with what is kept and what to type.
     RectifyError
         See `rectify.errors`.
     """
@@ -83,6 +87,8 @@ def run_train(
         check_target(path, force=True, never=protected)
     going_on = _check_state(keeper, resume, force)
     check_target(out, force=force or going_on, never=protected)
+    for path in (out, keeper.path):
+        clear_partials(path)
     scarce = scarce_classes(what.data, subject.num_classes)
     for line in scarce:
         progress.say(line)
@@ -91,24 +97,37 @@ def run_train(
     if not fresh:
         report["metrics"]["before"] = _figures(accuracy_of(subject.network, judges, subject.device))
     run = Training(subject.network, what.plan, what.data, subject.preprocess.bounds(), subject.device, what.val, keeper)
-    try:
+    with _says_what_is_kept(keeper, progress):
         history = train(run, progress, resume=going_on)
-    except KeyboardInterrupt:
+        written = _write(subject, what, out, force or going_on, protected, keeper)
+        again = open_subject(out, arch=subject.arch, arch_args=subject.arch_args, device=str(subject.device))
+        progress.start("measuring", None)
+        natural = accuracy_of(again.network, judges, again.device)
         progress.stop()
-        progress.say(f"the state at {keeper.where} is kept in {plain(keeper.path)}: --resume goes on with it")
-        raise
-    written = _write(subject, what, out, force or going_on, protected, keeper)
-    again = open_subject(out, arch=subject.arch, arch_args=subject.arch_args, device=str(subject.device))
-    progress.start("measuring", None)
-    natural = accuracy_of(again.network, judges, again.device)
-    progress.stop()
-    report["metrics"]["after"] = _figures(natural)
-    report["train"] = _section(what, history, natural, _attacked(again, what, judges, progress), written)
+        report["metrics"]["after"] = _figures(natural)
+        report["train"] = _section(what, history, natural, _attacked(again, what, judges, progress), written)
     if fresh:
         report["model"] |= {"path": str(written.path), "sha256": written.sha256}
     report = finish(report, options, started, inputs, notes)
     keeper.drop()
     return report
+
+
+@contextmanager
+def _says_what_is_kept(keeper: Keeper, progress: Progress) -> Iterator[None]:
+    """Context in which whatever ends the run says what is left of it; errors of the keeper itself say so already."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(keeper.told()) from None
+    except ImageError as error:
+        raise ImageError(f"{error}; {keeper.told()}") from None
+    except RectifyError:
+        raise
+    except Exception:  # of the user's network, say
+        progress.stop()
+        progress.say(keeper.told())
+        raise
 
 
 def state_path(out: Path) -> Path:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rectify.jobs.common import Progress
 
 WATCHED = 2_000  # validation images that are looked at after every epoch
+STOPS = (signal.SIGINT, signal.SIGTERM)  # signals that end a training when its step is done
 Bounds = tuple[Tensor, Tensor]
 
 
@@ -91,52 +92,63 @@ def train(run: Training, progress: Progress, *, resume: bool = False) -> list[di
     network.requires_grad_(True)
     optimiser = make_optimiser(network, run.plan)
     objective = make_objective(run, _chunk(run))
-    at = Position()
-    if run.keeper is not None:
-        if resume:
-            at = run.keeper.restore(network, optimiser)
-        else:
-            run.keeper.keep(network, optimiser, at, "its start")
-    progress.start(f"training ({run.plan.objective})", run.steps)
-    progress.advance(at.step)
-    clock = _Clock(run.steps, at.step)
     with _between_steps() as asked:
-        while at.step < run.steps:
+        at = _begin(run, network, optimiser, resume)
+        progress.start(f"training ({run.plan.objective})", run.steps)
+        progress.advance(at.step)
+        clock = _Clock(run.steps, at.step)
+        while at.step < run.steps and not asked.is_set():
             _step(run, objective, optimiser, at)
             progress.advance()
             if at.step % run.steps_an_epoch == 0:
                 _close_epoch(run, at, progress, clock)
-            if run.keeper is not None and (run.keeper.due() or at.step == run.steps or asked.is_set()):
+            if run.keeper is not None and (run.keeper.due() or at.step == run.steps):
                 run.keeper.keep(network, optimiser, at, _where(run, at.step))
-            if asked.is_set():
-                raise KeyboardInterrupt
+        if asked.is_set():
+            if run.keeper is not None:
+                run.keeper.keep(network, optimiser, at, _where(run, at.step))
+            raise KeyboardInterrupt
     progress.stop()
     network.eval().requires_grad_(False)
     return at.history
 
 
+def _begin(run: Training, network: nn.Module, optimiser: torch.optim.Optimizer, resume: bool) -> Position:
+    """Where the training stands: at its start, which is kept, or where the kept state is."""
+    at = Position()
+    if run.keeper is not None and resume:
+        return run.keeper.restore(network, optimiser)
+    if run.keeper is not None:
+        run.keeper.keep(network, optimiser, at, "its start")
+    return at
+
+
 @contextmanager
 def _between_steps() -> Iterator[threading.Event]:
-    """Context in which the first Ctrl-C only sets the event, so that the step under way is finished and kept.
+    """Context in which the first Ctrl-C or SIGTERM only sets the event: the step or save under way is finished.
 
-    The second one interrupts at once. Where Ctrl-C is somebody else's business, or this is not the main thread, nothing
-    changes.
+    The second one interrupts at once. A signal that is somebody else's business, or another thread than the main one,
+    is left alone: only where Python's own handler would raise KeyboardInterrupt is there anything to put off.
     """
     asked = threading.Event()
-    before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
+    ours = [each for each in STOPS if signal.getsignal(each) is signal.default_int_handler]
+    if threading.current_thread() is not threading.main_thread():
+        ours = []
+
+    def give_back() -> None:
+        for each in ours:
+            signal.signal(each, signal.default_int_handler)
 
     def ask(*_: object) -> None:
         asked.set()
-        signal.signal(signal.SIGINT, before)
+        give_back()
 
-    signal.signal(signal.SIGINT, ask)
+    for each in ours:
+        signal.signal(each, ask)
     try:
         yield asked
     finally:
-        signal.signal(signal.SIGINT, before)
+        give_back()
 
 
 Step = Callable[[Tensor, Tensor, float, torch.Generator], Tensor]  # images, classes, eps, generator to the loss

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rectify.errors import CheckpointError, TrainingError, UsageError
+from rectify.errors import CheckpointError, OutputError, TrainingError, UsageError
 from rectify.files.atomic import write_atomic
-from rectify.files.words import plain
+from rectify.files.words import plain, reason
 
 SECONDS = 30.0  # between two states
 SHARE = 0.05  # of the time that may go into writing them
@@ -95,10 +95,14 @@ class Keeper:
             "optimiser": optimiser.state_dict(),
             "position": {"step": at.step, "loss": at.loss, "images": at.images, "history": at.history},
             "random": random_states(),
+            "where": where,
         }
         stream = io.BytesIO()
         torch.save(state, stream)
-        write_atomic(self.path, stream.getvalue())
+        try:
+            write_atomic(self.path, stream.getvalue())
+        except OutputError as error:
+            raise OutputError(f"{error}; {self.told()}") from None
         self.last, self.took, self.where = time.monotonic(), time.monotonic() - began, where
 
     def hint(self, where: str) -> str:
@@ -107,13 +111,20 @@ class Keeper:
             return f"at {where}: nothing was trained, the weights that it would start from are no use"
         return f"{advice(where, self.plan)}; the last good state ({self.where}) is kept in {plain(self.path)}"
 
+    def told(self) -> str:
+        """What is left of a run that stops here, and what to type."""
+        if self.last:
+            kept = f"the state at {self.where} is kept in {plain(self.path)}"
+            return f"{kept}: the same command with --resume goes on with it"
+        return f"{plain(self.path)} is as it was" if self.there() else "nothing was trained yet"
+
     def restore(self, network: nn.Module, optimiser: torch.optim.Optimizer) -> Position:
         """Bring network, optimiser and random states back to the state of the file, in place.
 
         Raises
         ------
         CheckpointError
-            If the file cannot be read.
+            If the file cannot be read, or holds other tensors than the network and its optimiser.
         UsageError
             If it is of another plan, with what differs.
         """
@@ -125,11 +136,18 @@ class Keeper:
         if told is None:
             raise CheckpointError(f"{plain(self.path)} is of another version of rectify: delete it to start anew")
         _check_plan(told, self.plan, self.path)
-        network.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        set_random_states(state["random"])
-        self.last = time.monotonic()
-        return Position(**state["position"])
+        try:
+            at = Position(**state["position"])
+            network.load_state_dict(state["model"])
+            optimiser.load_state_dict(state["optimiser"])
+            set_random_states(state["random"])
+        except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+            raise CheckpointError(
+                f"{plain(self.path)} does not fit the network as it is now ({reason(error)}): undo what was changed in "
+                "its code, or start anew with --force in place of --resume"
+            ) from None
+        self.last, self.where = time.monotonic(), str(state.get("where", self.where))
+        return at
 
     def drop(self) -> None:
         """Delete the state file: the training is over and its result written."""

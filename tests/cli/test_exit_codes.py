@@ -247,11 +247,12 @@ sys.exit(app.main(["localize", "model.pt", "--format", "json"]))
 """
 
 
-def test_ctrl_c(tmp_path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm(tmp_path, number: signal.Signals) -> None:
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", SLEEPING], text=True, env=env, cwd=tmp_path, **pipes) as process:
         assert process.stderr is not None and process.stderr.readline() == "working\n"
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, err = process.communicate(timeout=20)
     assert (process.returncode, out, err) == (130, "", "interrupted\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from rectify.reporting.schema import load as load_schema
-from tests.cli.train_samples import FRESH, QUICK, kill_at, one_line, pictures
+from tests.cli.train_samples import FRESH, QUICK, one_line, pictures
 from tests.conftest import run_here, sha256
 
 
@@ -53,23 +51,6 @@ def test_equal_runs_give_equal_bytes_and_reports(place: Path) -> None:
     assert out[0] == out[1]
     other = run_here([*FRESH, *QUICK, "-o", "m.safetensors", "--seed", "1", "--force"], place)
     assert other.code == 0 and sha256(place / "m.safetensors") != out[0][0]
-
-
-def test_a_killed_process_resumes_to_the_same_file(place: Path) -> None:
-    """SIGKILL while it works; tensors and history are those of a run that nobody touched."""
-    words = [*FRESH, *QUICK, "--epochs", "40", "--objective", "ig-norm", "--format", "json"]
-    whole = run_here([*words, "-o", "whole.safetensors"], place)
-    assert whole.code == 0, whole.err
-    words += ["-o", "m.safetensors", "--save-every", "0"]
-    assert kill_at(9, words, place).code == -signal.SIGKILL
-    assert not (place / "m.safetensors").exists()
-    refused = run_here(words, place)
-    assert refused.code == 2 and "is an unfinished training: --resume goes on with it" in refused.err
-    said = run_here([*words, "--resume"], place)
-    assert said.code == 0, said.err
-    one, other = (load_file(place / f"{name}.safetensors") for name in ("whole", "m"))
-    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-    assert said.report["train"]["history"] == whole.report["train"]["history"]
 
 
 def test_a_preset_fills_what_flags_do_not_say(place: Path) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,9 +56,9 @@ def kill_at(step: int, words: list[str], place: Path, how: signal.Signals = sign
     """Start the command and send the signal as soon as its state is at ``step`` or beyond; what it then said."""
     state = place / "m.safetensors.resume"
     env = environment() | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     command = [sys.executable, "-m", "rectify", *words]
-    with subprocess.Popen(command, cwd=place, env=env, text=True, **pipes) as process:  # type: ignore[call-overload]
+    with subprocess.Popen(command, cwd=place, env=env, text=True, **pipes) as process:
         until = time.monotonic() + 120
         while time.monotonic() < until and process.poll() is None:
             if state.exists() and torch.load(state, weights_only=True)["position"]["step"] >= step:

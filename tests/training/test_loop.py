@@ -232,7 +232,8 @@ def test_a_full_disk_stops_the_run_and_keeps_the_state_before(tmp_path: Path, mo
             raise OutputError("cannot write a.resume: No space left on device")
         write(*args, **more)
 
-    with monkeypatch.context() as patch, pytest.raises(OutputError, match="No space left"):
+    told = r"No space left on device; the state at step 1 of epoch 1 is kept in .*the same command with --resume"
+    with monkeypatch.context() as patch, pytest.raises(OutputError, match=told):
         patch.setattr(state, "write_atomic", full)
         train(fresh(keeper=kept), Silence())
     assert torch.load(kept.path, weights_only=True)["position"]["step"] == 1
@@ -263,6 +264,17 @@ def test_what_differs_is_named_as_it_is_typed(other: dict[str, Any], told: str, 
     later = Keeper(kept.path, kept.plan | other)
     with pytest.raises(UsageError, match=told + ".*--force in place of --resume"):
         later.restore(network, make_optimiser(network, PLAN))
+
+
+def test_a_state_of_another_network_says_so(tmp_path: Path) -> None:
+    """The code of a user's architecture was changed between the two runs."""
+    kept = keeper(tmp_path / "a.resume")
+    network = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    kept.keep(network, make_optimiser(network, PLAN), Position(), "its start")
+    before = kept.path.read_bytes()
+    with pytest.raises(CheckpointError, match=r"does not fit the network as it is now.*undo.*--force in place of"):
+        train(fresh(keeper=keeper(kept.path)), Silence(), resume=True)
+    assert kept.path.read_bytes() == before
 
 
 @pytest.mark.skipif(signal.getsignal(signal.SIGINT) is not signal.default_int_handler, reason="Ctrl-C is caught")
