@@ -233,7 +233,7 @@ def train(
     subject
         From `load`, or `rectify.training.start.fresh_subject` for fresh weights; its network is trained in place.
     data, val
-        A folder a class, a CSV file, or `rectify.training.data.Labelled`; ``val`` judges.
+        A folder a class, a CSV file, torchvision's Flowers102, or `rectify.training.data.Labelled`; ``val`` judges.
     plan
         `rectify.training.presets.Plan`, such as ``preset("mnist-quick").plan``; None is IG-SUM-NORM's plain one.
     resume, force
@@ -248,18 +248,17 @@ def train(
         See `rectify.errors`; `TrainingError` if the loss is no number.
     """
     import rectify.jobs as jobs
-    from rectify.training.data import Labelled, read
+    from rectify.training.data import Labelled, read, read_to_train
     from rectify.training.measure import Trial
     from rectify.training.presets import Plan, weight_of
 
     wanted = plan or Plan(objective="ig-sum-norm", weight=weight_of("ig-sum-norm"), seed=options.get("seed", 0))
 
-    def images(source: Labelled | StrPath) -> Labelled:
-        if isinstance(source, Labelled):
-            return source
-        return read(Path(source), subject.preprocess, subject.num_classes)
-
-    what = jobs.Trained(wanted, images(data), None if val is None else images(val))
+    args = subject.preprocess, subject.num_classes
+    images, judges = (data, None) if isinstance(data, Labelled) else read_to_train(Path(data), *args)
+    if val is not None:
+        judges = val if isinstance(val, Labelled) else read(Path(val), *args)
+    what = jobs.Trained(wanted, images, judges)
     what = dataclasses.replace(what, trial=Trial(wanted.eps, attack_samples, seed=wanted.seed))
     report: dict[str, Any] = jobs.run_train(
         subject, what, jobs.Options(**options), out=Path(out), resume=resume, force=force, progress=_Silence()

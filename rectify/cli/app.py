@@ -26,7 +26,7 @@ COMMANDS = {"localize": localize, "edit": edit, "explain": explain, "evaluate": 
 _COMPLETION = "_RECTIFY_COMPLETE"  # what a shell sets when it asks for completions
 _CLICK_ERROR: type[Exception] = typer.BadParameter.__mro__[2]  # Click's base class, wherever this Typer keeps its Click
 
-
+_DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml"}  # where a package is installed by another name
 _COMPLETION_FLAGS = ("--install-completion", "--show-completion")
 
 
@@ -179,5 +179,8 @@ def _told(problem: Any) -> str:
         return str(problem)
     if isinstance(problem, MemoryError) or type(problem).__name__ == "OutOfMemoryError":
         return "out of memory; try a smaller --batch-size"
+    if isinstance(problem, ModuleNotFoundError) and problem.name and not problem.name.startswith("rectify"):
+        name = problem.name.partition(".")[0]
+        return f"the package {name} is missing: pip install {_DISTRIBUTIONS.get(name, name)}"
     said = " ".join(str(problem).split())
     return f"internal: {type(problem).__name__}: {said[:300]} (--traceback shows where)"

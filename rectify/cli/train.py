@@ -111,7 +111,7 @@ def _subject(settings: Settings, made: Preset | None, source: Path, terminal: Te
 
 
 def _images(settings: Settings, subject: Subject, source: Path) -> tuple[Labelled, Labelled | None]:
-    from rectify.training.data import check_alike, packaged_name, read, read_packaged
+    from rectify.training.data import check_alike, packaged_name, read, read_packaged, read_to_train
 
     val: Labelled | None = None
     if name := packaged_name(source):
@@ -119,7 +119,7 @@ def _images(settings: Settings, subject: Subject, source: Path) -> tuple[Labelle
             raise UsageError(f"--data {name} has 10 classes, the network {subject.num_classes}")
         data, val = read_packaged(name, subject.preprocess, data_folder(settings))
     else:
-        data = read(source, subject.preprocess, subject.num_classes)
+        data, val = read_to_train(source, subject.preprocess, subject.num_classes)
     if settings["val"] is not None:
         val = read(settings["val"], subject.preprocess, subject.num_classes)
         check_alike(data, val)

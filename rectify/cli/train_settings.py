@@ -68,6 +68,11 @@ def data_source(settings: Settings, made: Preset | None) -> Path:
         return Path(settings["train_data"])
     if made is not None and made.data is not None:
         return Path(made.data)
+    if made is not None:
+        raise UsageError(
+            f"train on what? --data DIR, your own copy of the images that --preset {settings['preset']} is for, as "
+            "torchvision lays it out"
+        )
     raise UsageError("train on what? --data DIR (a folder a class), or --data mnist, fashion-mnist or cifar10")
 
 

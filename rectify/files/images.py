@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rectify.errors import ImageError, UsageError
 from rectify.files.decode import read_image
+from rectify.files.flowers import Part, flower_classes, flowers_folder, read_flowers
 from rectify.files.listing import SUFFIX_HINT, images_below, read_table, require_folder
 from rectify.files.pairs import Pairs, read_pairs
 from rectify.files.preprocess import Preprocess
@@ -177,8 +178,8 @@ def read_mask(path: Path, preprocess: Preprocess) -> Tensor:
     return mask
 
 
-def read_labelled(path: Path, preprocess: Preprocess, num_classes: int) -> ImageSet:
-    """Labelled images: one folder a class, or a CSV file with columns ``image,label``.
+def read_labelled(path: Path, preprocess: Preprocess, num_classes: int, part: Part = "test") -> ImageSet:
+    """Labelled images: one folder a class, a CSV file with columns ``image,label``, or torchvision's Flowers102.
 
     Folder names that are all whole numbers are the class indices themselves. Other names count in sorted order, as in
     torchvision's ImageFolder, and there must be as many as classes.
@@ -191,6 +192,8 @@ def read_labelled(path: Path, preprocess: Preprocess, num_classes: int) -> Image
         Size and normalisation.
     num_classes : int
         Classes of the network.
+    part : str
+        ``train``, ``val`` or ``test``, where the data set itself is split: Flowers102.
 
     Returns
     -------
@@ -210,6 +213,10 @@ def read_labelled(path: Path, preprocess: Preprocess, num_classes: int) -> Image
             if not 0 <= label < num_classes:
                 what = "the label is missing" if label == -1 else f"label {label} of a network of {num_classes} classes"
                 raise ImageError(f"{plain(path)}, line {row.line}: {what}; labels are 0 to {num_classes - 1}")
+    elif flowers := flowers_folder(path):
+        paths, labels = read_flowers(flowers, part)
+        if flower_classes(flowers) > num_classes:
+            raise ImageError(f"{plain(path)} has {flower_classes(flowers)} classes, and the network {num_classes}")
     else:
         require_folder(path)
         paths, labels, classes = _image_folder(path, num_classes)

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from rectify.errors import ImageError
+from rectify.files.flowers import LABELS, SPLITS, Part, flower_classes, flowers_folder
 from rectify.files.images import ImageSet, read_labelled
 from rectify.files.listing import require_folder
 from rectify.files.packaged import SETS, Split, load
@@ -94,8 +95,8 @@ def packaged_name(source: Path) -> str | None:
     return source.name if source.name in SETS and not os.path.lexists(source) else None
 
 
-def read(source: Path, preprocess: Preprocess, num_classes: int) -> Labelled:
-    """A folder a class, or a CSV file with columns ``image,label``.
+def read(source: Path, preprocess: Preprocess, num_classes: int, part: Part = "test") -> Labelled:
+    """A folder a class, a CSV file with columns ``image,label``, or a part of torchvision's Flowers102.
 
     Raises
     ------
@@ -103,8 +104,23 @@ def read(source: Path, preprocess: Preprocess, num_classes: int) -> Labelled:
         If it is not there, holds no images, or does not fit the number of classes.
     """
     _check_there(source)
-    found = from_files(read_labelled(source, preprocess, num_classes))
-    return replace(found, files=(source, *found.files)) if source.is_file() else found
+    found = from_files(read_labelled(source, preprocess, num_classes, part))
+    if source.is_file():
+        return replace(found, files=(source, *found.files))
+    flowers = flowers_folder(source)
+    return replace(found, files=(flowers / LABELS, flowers / SPLITS, *found.files)) if flowers else found
+
+
+def read_to_train(source: Path, preprocess: Preprocess, num_classes: int) -> tuple[Labelled, Labelled | None]:
+    """What to train on, and the images that judge where the data set brings them along: those of Flowers102.
+
+    Raises
+    ------
+    ImageError
+        See `read`.
+    """
+    data = read(source, preprocess, num_classes, "train")
+    return data, read(source, preprocess, num_classes, "val") if flowers_folder(source) else None
 
 
 def read_packaged(name: str, preprocess: Preprocess, folder: Path) -> tuple[Labelled, Labelled]:
@@ -114,7 +130,7 @@ def read_packaged(name: str, preprocess: Preprocess, folder: Path) -> tuple[Labe
 
 
 def count_classes(source: Path) -> int:
-    """How many classes the folders of a data set make: numbered ones up to the greatest, else as many as there are.
+    """How many classes a data set has: numbered folders up to the greatest, else as many as there are.
 
     Raises
     ------
@@ -125,6 +141,8 @@ def count_classes(source: Path) -> int:
     if os.path.isfile(source):
         raise ImageError(f"{plain(source)} does not say how many classes there are: pass --num-classes N")
     require_folder(source)
+    if flowers := flowers_folder(source):
+        return flower_classes(flowers)
     names = [p.name for p in source.iterdir() if p.is_dir() and not p.name.startswith((".", "__"))]
     if names and all(name.isdecimal() and name.isascii() for name in names):
         return max(int(name) for name in names) + 1

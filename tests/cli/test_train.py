@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image
 from rectify.reporting.schema import load as load_schema
 from tests.cli.train_samples import FRESH, QUICK, one_line, pictures
 from tests.conftest import run_here, sha256
+from tests.files.flower_samples import flowers
 
 
 def test_fresh_weights_then_fine_tuning_without_saying_the_architecture_again(place: Path) -> None:
@@ -82,6 +84,40 @@ def test_gtsrb_on_a_folder_of_its_layout(tmp_path: Path) -> None:
     )
     assert said.code == 0, said.err
     assert said.report["model"]["num_classes"] == 43 and said.report["model"]["preprocess"]["crop_mode"] == "squash"
+
+
+@pytest.mark.parametrize("preset", ["flower", "flower-quick"])
+def test_flower_on_a_folder_of_its_layout(preset: str, tmp_path: Path) -> None:
+    """torchvision's Flowers102, here of three classes: its parts train and judge, evaluate takes the test part."""
+    folder = flowers(tmp_path)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    words = ["train", "--preset", preset, "--data", "flowers-102", "--epochs", "1", "--epoch-size", "4"]
+    words += ["--batch-size", "2", "--path-steps", "2", "--attack-steps", "1", "--attack-samples", "1"]
+    words += ["-o", "m.safetensors", "--format", "json", "--arch-arg", "width=4", "--input-size", "32"]
+    said = run_here(words, tmp_path)
+    assert said.code == 0, said.err
+    report, train = said.report, said.report["train"]
+    jsonschema.validate(report, load_schema())
+    assert report["model"]["num_classes"] == 3 and report["model"]["preprocess"]["crop_mode"] == "squash"
+    assert (report["data"]["count"], train["val"]["count"], train["judged_on"]) == (6, 3, "val")
+    assert train["settings"]["eps"] == pytest.approx(8 / 255) and train["settings"]["weight"] == 0.1
+    assert train["adversarial_accuracy"] is not None and len(train["history"]) == 1
+    evaluated = run_here(["evaluate", "m.safetensors", "--data", ".", "--format", "json"], tmp_path)
+    assert evaluated.code in (0, 3), evaluated.err
+    assert evaluated.report["data"]["count"] == 3 and evaluated.report["data"]["sha256"] != train["val"]["sha256"]
+    one_line(run_here([*words, "-o", "flowers-102/setid.mat", "--force"], tmp_path), "never overwritten")
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_flower_without_its_labels_or_without_scipy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["train", "--preset", "flower-quick", "--data", "flowers-102", "-o", "m.safetensors"]
+    folder = flowers(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "scipy.io", None)
+        one_line(run_here(words, tmp_path), "takes scipy to read: pip install scipy")
+    (folder / "imagelabels.mat").unlink()
+    one_line(run_here(words, tmp_path), "has no imagelabels.mat: put it beside jpg/")
+    one_line(run_here([*words[:3], "-o", "m.safetensors"], tmp_path), "train on what? --data DIR, your own copy")
 
 
 def test_report_files_hold_the_course(place: Path) -> None:
