@@ -177,7 +177,8 @@ def _failure(problem: Exception, *, traceback: bool) -> int:
 def _told(problem: Any) -> str:
     if isinstance(problem, RectifyError):
         return str(problem)
-    if isinstance(problem, MemoryError) or type(problem).__name__ == "OutOfMemoryError":
+    full = isinstance(problem, MemoryError) or type(problem).__name__ == "OutOfMemoryError"
+    if full or "can't allocate memory" in str(problem):  # the second is torch's on the CPU
         return "out of memory; try a smaller --batch-size"
     if isinstance(problem, ModuleNotFoundError) and problem.name and not problem.name.startswith("rectify"):
         name = problem.name.partition(".")[0]

@@ -11,7 +11,7 @@ from rectify.cli.options import TRAIN_FLAGS as FLAGS
 from rectify.cli.outputs import Result
 from rectify.cli.terminal import Terminal
 from rectify.cli.train_settings import class_count, data_source, fresh_preprocess, make_plan, out_path, shown
-from rectify.errors import UsageError
+from rectify.errors import ImageError, UsageError
 
 if TYPE_CHECKING:
     from rectify.files.architectures import Subject
@@ -111,6 +111,7 @@ def _subject(settings: Settings, made: Preset | None, source: Path, terminal: Te
 
 
 def _images(settings: Settings, subject: Subject, source: Path) -> tuple[Labelled, Labelled | None]:
+    from rectify.files.words import no_such_file
     from rectify.training.data import check_alike, packaged_name, read, read_packaged, read_to_train
 
     val: Labelled | None = None
@@ -121,6 +122,8 @@ def _images(settings: Settings, subject: Subject, source: Path) -> tuple[Labelle
     else:
         data, val = read_to_train(source, subject.preprocess, subject.num_classes)
     if settings["val"] is not None:
+        if not os.path.lexists(settings["val"]):
+            raise ImageError(f"--val: {no_such_file(settings['val'])}")
         val = read(settings["val"], subject.preprocess, subject.num_classes)
         check_alike(data, val)
     return data, val

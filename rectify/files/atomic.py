@@ -7,6 +7,7 @@ import glob
 import hashlib
 import os
 import secrets
+import sys
 from collections.abc import Collection
 from pathlib import Path
 
@@ -66,6 +67,8 @@ def check_target(path: Path, *, force: bool, never: Collection[Path] = ()) -> No
     for other in never:
         if _same(path, other) or (os.path.isdir(other) and os.path.exists(path) and _same(path.parent, other)):
             raise OutputError(f"{plain(path)} is the input {plain(other)}, never overwritten: give -o another name")
+    if _is_running(path):
+        raise OutputError(f"{plain(path)} is code that this command runs, never overwritten: give -o another name")
     if os.path.isdir(path):
         raise OutputError(f"{plain(path)} is a folder: give a file name, such as {plain(path / 'out.safetensors')}")
     if os.path.exists(path) and not os.path.isfile(path):
@@ -78,6 +81,13 @@ def check_target(path: Path, *, force: bool, never: Collection[Path] = ()) -> No
         if file is not None:
             raise OutputError(f"cannot write {plain(path)}: {plain(file)} is a file, not a folder; name another folder")
         raise OutputError(f"cannot write {plain(path)}: no folder {plain(folder)}; type: mkdir -p {plain(folder)}")
+
+
+def _is_running(path: Path) -> bool:
+    """Whether it is the source of a module that was imported: that of --arch, and whatever that imports."""
+    if path.suffix != ".py" and not os.path.islink(path):
+        return False
+    return os.path.realpath(path) in {getattr(module, "__file__", None) for module in list(sys.modules.values())}
 
 
 def _same(path: Path, other: Path) -> bool:

@@ -7,6 +7,7 @@ import importlib.machinery
 import inspect
 import os
 import sys
+import sysconfig
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
@@ -64,10 +65,16 @@ def _call(arch: str, builder: Callable[..., Any], arguments: Mapping[str, Any]) 
 
 def _where(error: BaseException) -> str:
     """The error and the line of the user's code where it arose."""
+    place = line_of_users(error)
+    return f"{reason(error)} ({place})" if place else reason(error)
+
+
+def line_of_users(error: BaseException) -> str:
+    """``nets.py, line 7``: the last line of code that is neither ours nor an installed package's; empty without one."""
     frames = traceback.extract_tb(error.__traceback__)
-    last = next((f for f in reversed(frames) if "site-packages" not in f.filename and f.filename != __file__), None)
-    place = f" ({Path(last.filename).name}, line {last.lineno})" if last else ""
-    return f"{reason(error)}{place}"
+    others = (str(Path(__file__).parents[1]) + os.sep, sysconfig.get_path("stdlib") + os.sep, "<")
+    theirs = [f for f in frames if "-packages" not in f.filename and not f.filename.startswith(others)]
+    return f"{Path(theirs[-1].filename).name}, line {theirs[-1].lineno}" if theirs else ""
 
 
 def _torchvision(name: str, num_classes: int | None, arch_args: Mapping[str, Any]) -> nn.Module:

@@ -223,8 +223,29 @@ def read_labelled(path: Path, preprocess: Preprocess, num_classes: int, part: Pa
     return ImageSet(tuple(paths), tuple(labels), classes, preprocess, _digest(paths, labels))
 
 
-def _image_folder(path: Path, num_classes: int) -> tuple[list[Path], list[int], tuple[str, ...] | None]:
+_PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+
+
+def class_folders(path: Path) -> list[str]:
+    """The names of the folders in a folder, sorted, hidden ones left out.
+
+    Raises
+    ------
+    ImageError
+        If they are the parts of a data set, not its classes: a network would learn to tell train from test.
+    """
     names = sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
+    if len(names) > 1 and all(name.lower() in _PARTS for name in names):
+        first = next((name for name in names if name.lower().startswith("train")), names[0])
+        raise ImageError(
+            f"the folders {listed(names)} in {plain(path)} are parts of a data set, not classes: give one of them, "
+            f"such as {plain(path / first)}"
+        )
+    return names
+
+
+def _image_folder(path: Path, num_classes: int) -> tuple[list[Path], list[int], tuple[str, ...] | None]:
+    names = class_folders(path)
     if not names:
         raise ImageError(
             f"{plain(path)} has no folder a class: put the images into {plain(path)}/0, {plain(path)}/1, …"

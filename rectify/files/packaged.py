@@ -126,11 +126,12 @@ def _run(name: str, command: list[str], folder: Path) -> None:
         command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False
     )
     if done.returncode:
-        said = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "")
+        lines = [line for line in done.stderr.splitlines() if line.strip() and "A complete log" not in line]
+        said = lines[-1] if lines else ""
         hint = "try `apt-get update` first, " if command[0] == "apt-get" else ""
         raise ImageError(
             f"the set {name} did not come by `{' '.join(command)}` ({plain(said.strip()[:120])}): "
-            f"{hint}look at the network, or give --data a folder of images, a folder a class"
+            f"{hint}look at the network and the disk, or give --data a folder of images, a folder a class"
         )
 
 

@@ -69,6 +69,8 @@ def no_such_file(path: Path) -> str:
         Text that names the first missing folder, or the nearest files beside the missing one.
     """
     parent = path.parent
+    if os.path.islink(path):
+        return f"{plain(path)} is a link to {plain(PurePath(os.readlink(path)))}, which is not there"
     if not os.path.isdir(parent):
         while parent != parent.parent and not os.path.isdir(parent.parent):
             parent = parent.parent

@@ -85,14 +85,14 @@ def run_train(
     protected = [*never, *_images_at((out, keeper.path), what)] + ([] if fresh else [subject.checkpoint.path])
     for path in (out, keeper.path):
         check_target(path, force=True, never=protected)
-    going_on = _check_state(keeper, resume, force)
+    going_on = _check_state(keeper, out, resume, force)
     check_target(out, force=force or going_on, never=protected)
     for path in (out, keeper.path):
         clear_partials(path)
-    scarce = scarce_classes(what.data, subject.num_classes)
-    for line in scarce:
+    odd = [*what.data.notes, *scarce_classes(what.data, subject.num_classes)]
+    for line in odd:
         progress.say(line)
-    notes = _notes(what, resume and not going_on) + scarce
+    notes = _notes(what, resume and not going_on) + odd
     judges = what.val or what.data
     if not fresh:
         report["metrics"]["before"] = _figures(accuracy_of(subject.network, judges, subject.device))
@@ -151,8 +151,10 @@ def _identity(subject: Subject, what: Trained) -> dict[str, Any]:
     return {**names, "preprocess": subject.preprocess.to_dict(), "data": what.data.sha256, **plan}
 
 
-def _check_state(keeper: Keeper, resume: bool, force: bool) -> bool:
+def _check_state(keeper: Keeper, out: Path, resume: bool, force: bool) -> bool:
     """Whether there is a run to go on with; refuse to write over one that nobody asked for."""
+    if resume and not force and not keeper.there() and os.path.exists(out):
+        raise UsageError(f"{plain(out)} is there and has no state to go on from: it is done; --force trains it anew")
     if keeper.there() and not resume and not force:
         raise UsageError(
             f"{plain(keeper.path)} is an unfinished training: --resume goes on with it, --force starts anew"

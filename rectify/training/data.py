@@ -13,13 +13,15 @@ from PIL import Image
 from torch import Tensor
 
 from rectify.errors import ImageError
+from rectify.files.decode import SUFFIXES
 from rectify.files.flowers import LABELS, SPLITS, Part, flower_classes, flowers_folder
-from rectify.files.images import ImageSet, read_labelled
+from rectify.files.images import ImageSet, class_folders, read_labelled
 from rectify.files.listing import require_folder
 from rectify.files.packaged import SETS, Split, load
 from rectify.files.preprocess import Preprocess
-from rectify.files.words import did_you_mean, listed, plain
+from rectify.files.words import listed, nearest, plain
 
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 IN_MEMORY = 2**30  # bytes of decoded images that are kept; more are decoded whenever they are asked for
 
 
@@ -39,6 +41,8 @@ class Labelled:
         Of what was read.
     files
         What was read, which no result may replace.
+    notes
+        What is odd about it, a line each.
     """
 
     images: Tensor | ImageSet
@@ -46,6 +50,7 @@ class Labelled:
     classes: tuple[str, ...] | None
     sha256: str
     files: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -107,8 +112,9 @@ def read(source: Path, preprocess: Preprocess, num_classes: int, part: Part = "t
     found = from_files(read_labelled(source, preprocess, num_classes, part))
     if source.is_file():
         return replace(found, files=(source, *found.files))
-    flowers = flowers_folder(source)
-    return replace(found, files=(flowers / LABELS, flowers / SPLITS, *found.files)) if flowers else found
+    if flowers := flowers_folder(source):
+        return replace(found, files=(flowers / LABELS, flowers / SPLITS, *found.files))
+    return replace(found, notes=_deep_classes(found, source))
 
 
 def read_to_train(source: Path, preprocess: Preprocess, num_classes: int) -> tuple[Labelled, Labelled | None]:
@@ -139,16 +145,35 @@ def count_classes(source: Path) -> int:
     """
     _check_there(source)
     if os.path.isfile(source):
+        if source.suffix.lower() in ARCHIVES:
+            raise ImageError(f"{plain(source)} is an archive: unpack it, and give the folder with a folder a class")
         raise ImageError(f"{plain(source)} does not say how many classes there are: pass --num-classes N")
     require_folder(source)
     if flowers := flowers_folder(source):
         return flower_classes(flowers)
-    names = [p.name for p in source.iterdir() if p.is_dir() and not p.name.startswith((".", "__"))]
+    names = class_folders(source)
     if names and all(name.isdecimal() and name.isascii() for name in names):
         return max(int(name) for name in names) + 1
     if len(names) < 2:
-        raise ImageError(f"{plain(source)} has {len(names)} class folders: a classifier needs two or more")
+        found = f"{len(names)} class folder{'s' * (len(names) != 1)}"
+        above = source.resolve().parent
+        inside = any(p.suffix.lower() in SUFFIXES for p in source.iterdir()) and len(class_folders(above)) > 1
+        hint = f"; did you mean {plain(source.parent)}?" if inside and not names else ""
+        raise ImageError(f"{plain(source)} has {found}: a classifier needs two or more{hint}")
     return len(names)
+
+
+def _deep_classes(data: Labelled, source: Path) -> tuple[str, ...]:
+    """A line where no class has an image of its own, but all have folders of the same names: one level too high?"""
+    classes = data.classes or ()
+    if not classes or any(file.parent.parent == source for file in data.files):
+        return ()
+    inner = [{p.name for p in (source / name).iterdir() if p.is_dir()} for name in classes]
+    shared = sorted(set.intersection(*inner))
+    if len(shared) < 2:
+        return ()
+    hint = f"if those are the classes, give {plain(source / classes[0])}"
+    return (f"note: classes {listed(classes)} all hold folders {listed(shared)} and no images of their own: {hint}",)
 
 
 def scarce_classes(data: Labelled, num_classes: int) -> list[str]:
@@ -169,7 +194,9 @@ def scarce_classes(data: Labelled, num_classes: int) -> list[str]:
 def _check_there(source: Path) -> None:
     """A bare name that is neither here nor a packaged set is most likely a slip in the set's name."""
     if not os.path.lexists(source) and source.parent == Path():
-        raise ImageError(f"{plain(source)}: no such folder, nor a packaged set; {did_you_mean(source.name, SETS)}")
+        near = nearest(source.name, [*SETS, *(p.name for p in Path().iterdir() if p.is_dir())])
+        hint = f"did you mean {listed(near)}?" if near else f"packaged are {listed(SETS)}"
+        raise ImageError(f"{plain(source)}: no such folder, nor a packaged set; {hint}")
 
 
 def check_alike(data: Labelled, val: Labelled) -> None:

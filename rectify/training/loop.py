@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from rectify.errors import TrainingError
+from rectify.errors import RectifyError, TrainingError
 from rectify.evaluation.accuracy import softmax
+from rectify.files.builders import line_of_users
+from rectify.files.words import reason
 from rectify.training import objectives
 from rectify.training.data import Labelled
 from rectify.training.inner import Ball, steady
@@ -84,7 +86,7 @@ def train(run: Training, progress: Progress, *, resume: bool = False) -> list[di
     Raises
     ------
     TrainingError
-        If the loss is no finite number.
+        If the loss is no finite number, or the network cannot be trained.
     CheckpointError, UsageError, OutputError
         See `Keeper`.
     """
@@ -175,7 +177,15 @@ def make_objective(run: Training, chunk: int | None) -> Step:
 
 
 def make_optimiser(network: nn.Module, plan: Plan) -> torch.optim.Optimizer:
-    """Adam or momentum, with weight decay on weights of two dimensions or more."""
+    """Adam or momentum, with weight decay on weights of two dimensions or more.
+
+    Raises
+    ------
+    TrainingError
+        If the network has no weights.
+    """
+    if not any(True for _ in network.parameters()):
+        raise TrainingError("the network has no weights to train: give another --arch")
     decayed = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": plan.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -192,7 +202,8 @@ def _chunk(run: Training) -> int | None:
         return None
     x, y = (t.to(run.device) for t in run.data.take(torch.zeros(1, dtype=torch.int64)))
     batch = min(run.plan.batch_size, len(run.data))
-    return nodes_that_fit(run.network, x.expand(batch, *x.shape[1:]), y)
+    with _in_words(run):
+        return nodes_that_fit(run.network, x.expand(batch, *x.shape[1:]), y)
 
 
 def _step(run: Training, objective: Step, optimiser: torch.optim.Optimizer, at: Position) -> None:
@@ -200,7 +211,7 @@ def _step(run: Training, objective: Step, optimiser: torch.optim.Optimizer, at: 
     epoch, batch = divmod(at.step, run.steps_an_epoch)
     rows = order(len(run.data), plan.seed, epoch, plan.epoch_size)[batch * plan.batch_size :][: plan.batch_size]
     x, y = (t.to(run.device) for t in run.data.take(rows))
-    with _in_words(plan):
+    with _in_words(run):
         loss = objective(x, y, plan.radius(at.step, run.steps), generator(plan.seed, 2, at.step))
     value = float(loss.detach())
     if not math.isfinite(value):
@@ -210,28 +221,41 @@ def _step(run: Training, objective: Step, optimiser: torch.optim.Optimizer, at: 
     for group in optimiser.param_groups:
         group["lr"] = plan.learning_rate(at.step)
     optimiser.zero_grad()
-    with _in_words(plan):
+    with _in_words(run):
         (loss * len(x) if plan.summed else loss).backward()
     optimiser.step()
     at.loss, at.images, at.step = at.loss + value * len(x), at.images + len(x), at.step + 1
 
 
 @contextmanager
-def _in_words(plan: Plan) -> Iterator[None]:
-    """An operation without a second derivative becomes a line that says what to do; other errors stay what they are."""
+def _in_words(run: Training) -> Iterator[None]:
+    """What a network cannot do, or its own code raises, becomes a line that says what to do; our errors stay errors."""
     try:
         yield
-    except RuntimeError as error:
+    except (RectifyError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
         said = str(error)
-        if plan.objective not in ("input-gradient", *WITH_PATHS):
-            raise
-        if "derivative for" not in said and "differentiate twice" not in said:
-            raise
-        what = said.partition("derivative for ")[2].partition(" ")[0].removeprefix("aten::") or "own operation"
-        raise TrainingError(
-            f"{plan.objective} differentiates the network twice, and torch cannot do that to its {what}: "
-            "use --objective madry, or a network without it"
-        ) from error
+        if run.plan.objective in ("input-gradient", *WITH_PATHS) and _once_only(said):
+            what = said.partition("derivative for ")[2].partition(" ")[0].removeprefix("aten::") or "own operation"
+            raise TrainingError(
+                f"{run.plan.objective} differentiates the network twice, and torch cannot do that to its {what}: "
+                "use --objective madry, or a network without it"
+            ) from error
+        if "does not require grad" in said or "not have been used in the graph" in said:
+            raise TrainingError(
+                "the network's output has no gradient: something in it detaches (no_grad, detach, numpy); "
+                "take that out of its code"
+            ) from error
+        if place := line_of_users(error):
+            kept = "" if run.keeper is None else f"; {run.keeper.told()}"
+            raise TrainingError(f"the network fails in training: {reason(error)} ({place}){kept}") from error
+        raise
+
+
+def _once_only(said: str) -> bool:
+    """Whether torch says so that an operation has no second derivative."""
+    return "derivative for" in said or "differentiate twice" in said
 
 
 def _close_epoch(run: Training, at: Position, progress: Progress, clock: _Clock) -> None:

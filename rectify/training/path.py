@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rectify.attribution.score import graph_bytes, twice_differentiable
+from rectify.errors import TrainingError
 from rectify.training.inner import steady
 
 Size = Literal["l1", "l2-squared"]
@@ -27,8 +28,20 @@ _SLOPES: dict[str, Callable[[Tensor], Tensor]] = {"l1": torch.sign, "l2-squared"
 
 
 def losses(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """l_y(x): the cross entropy of each image, (N,)."""
-    return F.cross_entropy(network(x), y, reduction="none")
+    """l_y(x): the cross entropy of each image, (N,).
+
+    Raises
+    ------
+    TrainingError
+        If the network gives no logits in the mode it is in, but a tuple of heads, say.
+    """
+    logits = network(x)
+    if not isinstance(logits, Tensor):
+        raise TrainingError(
+            f"the network returns a {type(logits).__name__} in training: switch auxiliary outputs off (--arch-arg "
+            "aux_logits=False), or wrap it in a module:callable that returns logits"
+        )
+    return F.cross_entropy(logits, y, reduction="none")
 
 
 def right_riemann(points: int) -> tuple[float, ...]:

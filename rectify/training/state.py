@@ -171,7 +171,7 @@ def _check_plan(told: dict[str, Any], plan: dict[str, Any], path: Path) -> None:
         return
     key = odd[0]
     name = FLAGS.get(key, f"--{key}".replace("_", "-"))
-    before, now = (_shown(key, settings.get(key)) for settings in (told, plan))
+    before, now = _shown(key, told.get(key), plan.get(key))
     differs = f"{name} {before}, not {now}" if key not in ("base", "data") else f"another {name}"
     raise UsageError(
         f"{plain(path)} is of a run with {differs}: resume with the same settings, or start anew with --force in "
@@ -179,11 +179,20 @@ def _check_plan(told: dict[str, Any], plan: dict[str, Any], path: Path) -> None:
     )
 
 
-def _shown(key: str, value: Any) -> str:
-    """A setting as it would be typed, a schedule by its learning rates."""
-    if key != "schedule" or not value:
-        return plain(value)
-    return ", ".join(f"{rate:g} from step {start}" if start else f"{rate:g}" for start, rate in value)
+def _shown(key: str, before: Any, now: Any) -> tuple[str, str]:
+    """A setting then and now as it would be typed: a schedule by its learning rates, of a mapping what differs."""
+    if key == "schedule" and before and now:
+        return schedule_words(before), schedule_words(now)
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        odd = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+        words = [", ".join(f"{name}={side[name]}" for name in odd if name in side) for side in (before, now)]
+        return plain(words[0] or "left out"), plain(words[1] or "left out")
+    return plain(before), plain(now)
+
+
+def schedule_words(schedule: Any) -> str:
+    """``0.002, 0.0005 from step 600``."""
+    return ", ".join(f"{rate:g} from step {start}" if start else f"{rate:g}" for start, rate in schedule)
 
 
 def random_states() -> dict[str, Any]:

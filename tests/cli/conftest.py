@@ -123,12 +123,13 @@ def library(jobs: FakeLibrary, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Path]:
-    """A folder with a network's code and images; every test's folder has its own module ``nets``."""
+    """A folder with a network's code and images; every test's folder has its own modules ``nets`` and ``odd``."""
     (tmp_path / "nets.py").write_text(NETS)
     pictures(tmp_path / "data")
     pictures(tmp_path / "val", (3, 3, 3), seed=1)
     yield tmp_path
-    sys.modules.pop("nets", None)
+    for name in ("nets", "odd"):
+        sys.modules.pop(name, None)
 
 
 @dataclass

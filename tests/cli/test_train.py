@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from rectify.reporting.schema import load as load_schema
-from tests.cli.train_samples import FRESH, QUICK, one_line, pictures
+from tests.cli.train_samples import FRESH, QUICK, one_line
 from tests.conftest import run_here, sha256
 from tests.files.flower_samples import flowers
 
@@ -172,173 +169,6 @@ def test_what_show_config_prints_can_be_saved(place: Path) -> None:
     said = run_here(["train", "--format", "json"], place)
     assert said.code == 0, said.err
     assert said.report["train"]["objective"] == "madry" and (place / "m.safetensors").exists()
-
-
-# --------------------------------------------------------------------------------------------------------- mistakes
-
-
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (["train", "-o", "m.safetensors", "--data", "data"], "train what? a MODEL to fine-tune, or --arch or --preset"),
-        (FRESH, "where to write the trained model? -o model.safetensors"),
-        ([*FRESH[:-2], "-o", "m.safetensors"], "train on what? --data DIR"),
-        ([*FRESH[:3], "--data", "data", "-o", "m.safetensors"], "how do images become input?"),
-        ([*FRESH[:-1], "nowhere", "-o", "m.safetensors"], "no such folder, nor a packaged set"),
-        ([*FRESH, "-o", "m.safetensors", "--val", "nowhere"], "nowhere"),
-        ([*FRESH, "-o", "m.safetensors", "--num-classes", "5"], "data has 3 folders (a, b, c), and the network 5"),
-        ([*FRESH, "-o", "m.safetensors", "--objective", "ig-nrom"], "did you mean ig-norm?"),
-        ([*FRESH, "-o", "m.safetensors", "--preset", "mnist-quik"], "did you mean mnist-quick?"),
-        ([*FRESH, "-o", "m.safetensors", "--eps", "8"], "must be in pixel units from 0 to 1, not 8; 8 of 255 is 8/255"),
-        ([*FRESH, "-o", "m.safetensors", "--eps", "0"], "eps 0 leaves ig-sum-norm no ball to search"),
-        ([*FRESH, "-o", "m.safetensors", "--lr", "0"], "--lr must be above 0"),
-        ([*FRESH, "-o", "none/m.safetensors"], "no folder none"),
-        ([*FRESH, "-o", "data"], "folder"),
-        ([*FRESH, "-o", "m.json", "--report", "m.json"], "--report and --out name the same file"),
-        (["train", "gone.pt", "--data", "data"], "gone.pt"),
-        ([*FRESH[:-1], "mnist", "--num-classes", "5", "-o", "m.safetensors"], "has 10 classes, the network 5"),
-    ],
-)  # fmt: skip
-def test_a_mistake_is_one_line(words: list[str], told: str, place: Path) -> None:
-    one_line(run_here(words, place), told)
-    assert not list(place.glob("m.safetensors*"))
-
-
-def test_a_validation_folder_of_other_classes(place: Path) -> None:
-    pictures(place / "other", (1, 1, 1), "abd")
-    one_line(run_here([*FRESH, "--val", "other", "-o", "m.safetensors"], place), "--val has other class folders")
-
-
-def test_the_input_is_never_overwritten(place: Path) -> None:
-    assert run_here([*FRESH, *QUICK, "-o", "m.safetensors"], place).code == 0
-    before = sha256(place / "m.safetensors")
-    one_line(run_here([*FRESH, *QUICK, "-o", "m.safetensors"], place), "exists already: add --force")
-    tune = ["train", "m.safetensors", "--data", "data", *QUICK]
-    one_line(run_here([*tune, "-o", "m.safetensors", "--force"], place), "m.safetensors")
-    (place / "link.safetensors").symlink_to("m.safetensors")
-    one_line(run_here([*tune, "-o", "link.safetensors", "--force"], place), "link.safetensors")
-    assert sha256(place / "m.safetensors") == before
-
-
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (["-o", "tr.csv"], "never overwritten"),
-        (["-o", "val.csv"], "never overwritten"),
-        (["-o", "pp.yaml"], "never overwritten"),
-        (["-o", "set.yaml"], "never overwritten"),
-        (["-o", "data/a/0.png"], "never overwritten"),
-        (["-o", "link"], "never overwritten"),
-        (["-o", "tr.csv", "--resume"], "never overwritten"),
-        (["-o", "state", "--data", "state.resume"], "never overwritten"),
-        (["-o", "m.safetensors", "--report", "set.json", "--config", "set.json"], "never overwritten"),
-        (["-o", "m", "--report", "pp.json", "--preprocess", "pp.json"], "never overwritten"),
-        (["-o", "m.json", "--report", "m.json.resume"], "m.json.resume"),
-    ],
-)  # fmt: skip
-def test_no_file_that_was_read_is_overwritten(words: list[str], told: str, place: Path) -> None:
-    rows = [f"data/{name}/{number}.png,{label}\n" for label, name in enumerate("ab") for number in range(3)]
-    for name in ("tr.csv", "val.csv", "state.resume"):
-        (place / name).write_text("image,label\n" + "".join(rows))
-    for name in ("pp.yaml", "pp.json"):
-        (place / name).write_text('{"input_size": [1, 6, 6], "mean": [0], "std": [1]}')
-    for name in ("set.yaml", "set.json"):
-        (place / name).write_text('{"device": "cpu"}')
-    (place / "link").symlink_to("tr.csv")
-    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file() and path.suffix != ".pyc"}
-    start = ["train", "--arch", "nets:net", "--num-classes", "3", "--preprocess", "pp.yaml", "--data", "tr.csv"]
-    start += ["--val", "val.csv", "--config", "set.yaml", "--force", *QUICK]
-    one_line(run_here([*start, *words], place), told)
-    assert all(path.read_bytes() == content for path, content in before.items())
-
-
-def test_a_class_without_images_is_told(place: Path) -> None:
-    (place / "data" / "d").mkdir()
-    words = [*FRESH, *QUICK, "--objective", "natural", "-o", "m.safetensors", "--format", "json"]
-    said = run_here([*words, "--attack-samples", "0"], place)
-    assert said.code == 0, said.err
-    for line in ("class d has no images: nothing is learned of it", "class c has one image"):
-        assert line in said.err and line in said.report["run"]["notes"]
-
-
-def test_the_advice_after_a_loss_that_is_no_number_works(place: Path) -> None:
-    words = [*FRESH, *QUICK, "--objective", "natural", "--optimizer", "momentum", "-o", "m.safetensors"]
-    said = run_here([*words, "--lr", "1e30"], place)
-    assert said.code == 2 and "start anew with --lr 0.001 --force in place of --resume" in said.err
-    one_line(run_here([*words, "--lr", "0.001", "--resume"], place), "of a run with --lr 1e+30, not 0.001: resume")
-    assert run_here([*words, "--lr", "0.001", "--force"], place).code == 0
-
-
-def test_a_loss_that_is_no_number_is_one_line_with_a_state_kept(place: Path) -> None:
-    words = [word.replace("nets:net", "nets:broken") for word in FRESH]
-    said = run_here([*words, *QUICK, "-o", "m.safetensors"], place)
-    one_line(said, "holds values that are no numbers at its start")
-    words = [*FRESH, *QUICK, "--optimizer", "momentum", "--lr", "1e30", "--save-every", "0", "-o", "m.safetensors"]
-    said = run_here([*words, "--objective", "natural"], place)
-    assert said.code == 2 and "last good state" in said.err and "m.safetensors.resume" in said.err
-    kept = torch.load(place / "m.safetensors.resume", weights_only=True)
-    assert all(bool(v.isfinite().all()) for v in kept["model"].values())
-    assert not (place / "m.safetensors").exists()
-
-
-def test_a_full_disk_at_the_end_loses_nothing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rectify.errors import OutputError
-    from rectify.files import checkpoint
-
-    def full(path: Path, data: bytes, *, force: bool = True) -> None:
-        raise OutputError(f"cannot write {path}: No space left on device")
-
-    words = [*FRESH, *QUICK, "-o", "m.safetensors", "--format", "json"]
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "write_atomic", full)
-        one_line(
-            run_here(words, place), "nothing is lost: the trained state is in m.safetensors.resume, --resume writes it"
-        )
-    said = run_here([*words, "--resume"], place)
-    assert said.code == 0 and len(said.report["train"]["history"]) == 2
-
-
-def test_killed_while_it_measures_it_only_measures_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rectify.jobs import train as job
-
-    def killed(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    words = [*FRESH, *QUICK, "-o", "m.safetensors", "--format", "json"]
-    with monkeypatch.context() as patch:
-        patch.setattr(job, "_attacked", killed)
-        assert run_here(words, place).code == 130
-    written = sha256(place / "m.safetensors")  # it is there, and so is the state
-    said = run_here([*words, "--resume"], place)
-    assert said.code == 0, said.err
-    assert said.report["train"]["out"]["sha256"] == written and not (place / "m.safetensors.resume").exists()
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_an_unwritable_folder_is_found_before_the_work(place: Path) -> None:
-    (place / "locked").mkdir(mode=0o500)
-    one_line(run_here([*FRESH, *QUICK, "-o", "locked/m.safetensors"], place), "cannot write")
-
-
-def test_resume_without_a_state_begins_and_says_so(place: Path) -> None:
-    said = run_here([*FRESH, *QUICK, "--resume", "-o", "m.safetensors", "--format", "json"], place)
-    assert said.code == 0 and any("no state to resume from" in note for note in said.report["run"]["notes"])
-
-
-def test_a_broken_picture_is_named(place: Path) -> None:
-    (place / "data" / "a" / "9.png").write_bytes(b"no picture")
-    one_line(run_here([*FRESH, *QUICK, "-o", "m.safetensors"], place), "9.png")
-
-
-def test_an_interrupt_says_how_to_go_on(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rectify.training import loop
-
-    def interrupted(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop, "_step", interrupted)
-    said = run_here([*FRESH, *QUICK, "-o", "m.safetensors"], place)
-    assert said.code == 130 and "--resume goes on with it" in said.err
 
 
 def test_the_library_does_the_same(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
