@@ -87,9 +87,20 @@ def test_an_internal_error_is_one_line_and_the_traceback_on_request(rectify_, li
     assert said.code == 2 and "Traceback (most recent call last)" in said.err and "in fail" in said.err
 
 
-def test_out_of_memory_names_the_way_out(rectify_, library) -> None:
+@pytest.mark.parametrize(("name", "package"), [("scipy.stats", "scipy"), ("PIL", "pillow")])
+def test_a_package_that_is_missing_is_named_as_pip_calls_it(rectify_, library, name: str, package: str) -> None:
     def fail() -> None:
-        raise MemoryError
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    library.during = fail
+    top = name.partition(".")[0]
+    assert_one_error(rectify_(*EDIT), f"error: the package {top} is missing: pip install {package}")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you")])
+def test_out_of_memory_names_the_way_out(rectify_, library, error: Exception) -> None:
+    def fail() -> None:
+        raise error
 
     library.during = fail
     assert_one_error(rectify_(*EDIT), "--batch-size")
