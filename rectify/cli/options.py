@@ -425,7 +425,7 @@ TRAIN_DATA = (  # a name and place of its own: `data` of a rectify.yaml judges, 
     _flag(
         "train_data",
         "Data",
-        "Images to train on: a folder a class, a CSV file, or mnist, fashion-mnist, cifar10.",
+        "Images to train on: a folder a class, a CSV file, flowers-102, or mnist, fashion-mnist, cifar10.",
         values.path,
         "DIR|CSV|NAME",
         spellings=("--data",),
