@@ -5,12 +5,18 @@ is taken apart by several layers together, and a layer that is solved before the
 accuracy. So the closed form is taken as the start of a short descent in the weights of all candidate layers on
 
     KL(teacher(x) || student(x)) + KL(teacher(x) || student(c(x)))
-        + 8 mean_l ( ||h_l(x) - t_l(x)||^2 + ||h_l(c(x)) - t_l(x)||^2 ) / ||t_l(x)||^2
+        + 40 mean_l ( ||h_l(x) - t_l(x)||^2 + ||h_l(c(x)) - t_l(x)||^2 ) / ||t_l(x)||^2
 
 for unlabelled clean images x (shifted, mirrored, mixed), the fault c that was carried over, the activations h of the
 student and t of the untouched network: Hinton et al. 2015 and Romero et al. 2015, with the fault as the student's input
-and the clean image as the teacher's. Steps are orthogonalised momentum (Muon, Jordan et al. 2024) of a size relative to
-each weight: on a Fashion-MNIST blend 200 of them did more than 1,200 of Adam's.
+and the clean image as the teacher's.
+
+Steps are orthogonalised momentum (Muon, Jordan et al. 2024), taken in coordinates in which the layer's clean keys have
+the identity for a second moment: with ``C = L L^T`` the gradient G of a weight W becomes that of ``V = W L``, namely
+``G L^-T``, and a step D of V is ``D L^-1`` of W. A step then changes what a layer gives on clean images by a known
+share of its norm, and goes furthest in directions that clean keys hardly use, where the fault can be taken out at no
+cost: the metric of the closed forms. On a CIFAR-10 blend it halved the recovery that plain orthogonal steps left
+missing.
 """
 
 from __future__ import annotations
@@ -29,17 +35,20 @@ from torch import Tensor, nn
 from rectify.editing.cascade import LayerEdit, whole_rank
 from rectify.editing.casebook import shifted
 from rectify.editing.corruption import Corruption
+from rectify.editing.localize import second_moments
+from rectify.editing.solve import factor
 from rectify.editing.values import bind
+from rectify.model.layers import Layer
 from rectify.model.trace import Site, readable, record
 
-STEPS = 200
+STEPS = 400
 BATCH = 64  # clean images a step; as many corrupted ones go with them
-RATE = 0.005  # of a step's norm to the weight's at the beginning
+RATE = 0.01  # of a step's norm to the weight's, in the metric of clean keys, at the beginning; 0.04 diverged on CIFAR
 MOMENTUM = 0.9
 WARM_UP = 10
-FEATURES = 8.0  # weight of the activations' misfit beside the two divergences
+FEATURES = 40.0  # weight of the activations' misfit beside the two divergences
 LEAST_STEPS = 60  # fewer are not worth beginning
-WORK = {"cpu": 1.2e13, "cuda": 6e14}  # multiplications that one refinement may cost: some two minutes on two cores
+WORK = {"cpu": 2.4e13, "cuda": 1.2e15}  # multiplications that one refinement may cost: some four minutes on two cores
 _QUINTIC = (3.4445, -4.7750, 2.0315)  # coefficients of the Newton-Schulz iteration (Jordan et al. 2024)
 
 
@@ -99,25 +108,49 @@ def refined(
         What carries the fault over to them; they take turns.
     """
     student = copy.deepcopy(start).requires_grad_(False)
-    layers = [bind(student, site).layer for site in sites]
-    weights = [layer.module.weight.requires_grad_(True) for layer in layers]
-    sizes = [float(weight.detach().norm()) for weight in weights]
-    moments = [torch.zeros_like(weight) for weight in weights]
+    clean_moments = second_moments(teacher, sites, images)
+    movers = [Mover(bind(student, site).layer, factor(clean_moments.pop(site.name)).lower) for site in sites]
     names = watched(sites)
     batches = _batches(images, plan)
     for step in range(plan.steps):
         clean = next(batches)
         loss = misfit(student, teacher, names, clean, faults[step % len(faults)].apply(clean))
-        gradients = torch.autograd.grad(loss, weights)
-        rate = _rate(plan, step)
-        with torch.no_grad():
-            for layer, weight, gradient, moment, size in zip(layers, weights, gradients, moments, sizes, strict=True):
-                moment.mul_(MOMENTUM).add_(gradient)
-                matrix = (gradient + MOMENTUM * moment).reshape(layer.weight().shape)
-                direction = orthogonalise(matrix).view_as(weight)
-                weight.sub_(direction * (rate * size / direction.norm().clamp_min(1e-12)))
+        gradients = torch.autograd.grad(loss, [mover.weight for mover in movers])
+        for mover, gradient in zip(movers, gradients, strict=True):
+            mover.step(gradient, _rate(plan, step))
         advance(1)
     return student.requires_grad_(False)
+
+
+class Mover:
+    """One weight and its momentum, moved in the coordinates ``V = W L`` in which clean keys are white.
+
+    Parameters
+    ----------
+    layer
+        Whose weight, seen as a matrix (G, o, d), moves; it will require a gradient.
+    root
+        L, (G, d, d) lower triangular, with ``L L^T`` the (damped) second moment of the layer's clean keys.
+    """
+
+    def __init__(self, layer: Layer, root: Tensor) -> None:
+        self.layer = layer
+        self.weight = layer.module.weight.requires_grad_(True)
+        matrix = layer.weight().detach()
+        self.root = root.to(matrix)
+        self.size = float((matrix @ self.root).norm())  # of V: the root mean square of what the layer gives, about
+        self.momentum = torch.zeros_like(matrix)
+
+    @torch.no_grad()
+    def step(self, gradient: Tensor, rate: float) -> None:
+        """Move the weight by ``rate`` times the size of V, in V's metric, down a gradient of the weight's shape."""
+        matrix = gradient.reshape(self.momentum.shape)
+        white = torch.linalg.solve_triangular(self.root.mT, matrix, upper=True, left=False)  # G L^-T
+        self.momentum.mul_(MOMENTUM).add_(white)
+        direction = orthogonalise(white + MOMENTUM * self.momentum)
+        back = torch.linalg.solve_triangular(self.root, direction, upper=False, left=False)  # D L^-1
+        scale = rate * self.size / direction.norm().clamp_min(1e-12)
+        self.weight.sub_((scale * back).reshape(self.weight.shape))
 
 
 def misfit(student: nn.Module, teacher: nn.Module, names: Sequence[str], clean: Tensor, corrupted: Tensor) -> Tensor:

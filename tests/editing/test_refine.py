@@ -16,6 +16,7 @@ from rectify.editing.cascade import apply
 from rectify.editing.corruption import Corruption
 from rectify.editing.judge import probabilities
 from rectify.editing.refine import (
+    Mover,
     Plan,
     affordable_steps,
     difference,
@@ -25,6 +26,7 @@ from rectify.editing.refine import (
     refined,
     watched,
 )
+from rectify.model.layers import Layer
 from rectify.model.trace import survey
 from tests.editing.planted import TARGET, pictures, planted, stamp
 from tests.editing.test_rectify import assert_chain, edited, workshop
@@ -78,7 +80,7 @@ def slow_misfit(student: nn.Module, teacher: nn.Module, names: list[str], clean:
                 apart[name] += sum((a - b) ** 2 for a, b in zip(mine[name], its[name], strict=True))
         for name in names:
             size[name] += sum(b**2 for b in its[name])
-    return divergence + 8 * sum(apart[name] / size[name] for name in names) / len(names)
+    return divergence + 40 * sum(apart[name] / size[name] for name in names) / len(names)
 
 
 def test_the_loss_is_the_formula() -> None:
@@ -134,6 +136,47 @@ def test_only_the_layers_named_move_and_the_loss_falls() -> None:
     fresh = pictures(64, 6)
     losses = [float(misfit(each, teacher, watched(sites), fresh, stamp(fresh))) for each in (teacher, student)]
     assert losses[1] < 0.5 * losses[0]
+
+
+def key_moment(size: int, groups: int) -> Tensor:
+    """A second moment far from white, (G, d, d)."""
+    keys = torch.randn(groups, size, 4 * size, dtype=torch.float64) * torch.logspace(-2, 1, size)[:, None]
+    return keys @ keys.mT / (4 * size)
+
+
+def square_root(moment: Tensor) -> Tensor:
+    """The symmetric root, (G, d, d)."""
+    values, vectors = torch.linalg.eigh(moment)
+    return vectors * values.sqrt()[:, None, :] @ vectors.mT
+
+
+def test_a_step_is_orthogonal_in_the_metric_of_clean_keys() -> None:
+    torch.manual_seed(0)
+    layer = Layer("conv", nn.Conv2d(6, 4, 2, groups=2, dtype=torch.float64))
+    moment, rate = key_moment(12, 2), 0.03
+    mover, before = Mover(layer, torch.linalg.cholesky(moment)), layer.weight().clone()
+    root = square_root(moment)
+    momentum = torch.zeros_like(before)
+    for _ in range(2):
+        gradient = torch.randn(2, 2, 12, dtype=torch.float64)
+        white = gradient @ torch.linalg.inv(root)
+        momentum = 0.9 * momentum + white
+        direction = orthogonalise(white + 0.9 * momentum)
+        length = rate * float((before @ root).norm())
+        wanted = layer.weight() - length * direction / direction.norm() @ torch.linalg.inv(root)
+        mover.step(gradient.view(4, 3, 2, 2), rate)
+        assert torch.allclose(layer.weight(), wanted, atol=1e-10)
+
+
+def test_a_step_changes_what_the_layer_gives_on_clean_keys_by_its_rate() -> None:
+    torch.manual_seed(0)
+    layer = Layer("head", nn.Linear(8, 5, dtype=torch.float64))
+    keys = torch.randn(8, 500, dtype=torch.float64) * torch.logspace(-2, 1, 8)[:, None]
+    before = layer.weight()[0].clone()
+    mover = Mover(layer, torch.linalg.cholesky(keys @ keys.T / 500)[None])
+    mover.step(torch.randn(5, 8, dtype=torch.float64), 0.03)
+    change = (layer.weight()[0] - before) @ keys
+    assert float(change.norm() / (before @ keys).norm()) == pytest.approx(0.03, rel=1e-9)
 
 
 def test_equal_plans_give_equal_weights_and_another_seed_others() -> None:
