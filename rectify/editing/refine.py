@@ -5,7 +5,7 @@ is taken apart by several layers together, and a layer that is solved before the
 accuracy. So the closed form is taken as the start of a short descent in the weights of all candidate layers on
 
     KL(teacher(x) || student(x)) + KL(teacher(x) || student(c(x)))
-        + 40 mean_l ( ||h_l(x) - t_l(x)||^2 + ||h_l(c(x)) - t_l(x)||^2 ) / ||t_l(x)||^2
+        + 600 mean_l ( ||h_l(x) - t_l(x)||^2 + ||h_l(c(x)) - t_l(x)||^2 ) / ||t_l(x)||^2
 
 for unlabelled clean images x (shifted, mirrored, mixed), the fault c that was carried over, the activations h of the
 student and t of the untouched network: Hinton et al. 2015 and Romero et al. 2015, with the fault as the student's input
@@ -46,7 +46,7 @@ BATCH = 64  # clean images a step; as many corrupted ones go with them
 RATE = 0.01  # of a step's norm to the weight's, in the metric of clean keys, at the beginning; 0.04 diverged on CIFAR
 MOMENTUM = 0.9
 WARM_UP = 10
-FEATURES = 40.0  # weight of the activations' misfit beside the two divergences
+FEATURES = 600.0  # weight of the activations' misfit beside the two divergences: nearly all
 LEAST_STEPS = 60  # fewer are not worth beginning
 WORK = {"cpu": 2.4e13, "cuda": 1.2e15}  # multiplications that one refinement may cost: some four minutes on two cores
 _QUINTIC = (3.4445, -4.7750, 2.0315)  # coefficients of the Newton-Schulz iteration (Jordan et al. 2024)

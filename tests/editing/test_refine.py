@@ -80,7 +80,7 @@ def slow_misfit(student: nn.Module, teacher: nn.Module, names: list[str], clean:
                 apart[name] += sum((a - b) ** 2 for a, b in zip(mine[name], its[name], strict=True))
         for name in names:
             size[name] += sum(b**2 for b in its[name])
-    return divergence + 40 * sum(apart[name] / size[name] for name in names) / len(names)
+    return divergence + 600 * sum(apart[name] / size[name] for name in names) / len(names)
 
 
 def test_the_loss_is_the_formula() -> None:
