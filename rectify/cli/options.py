@@ -158,7 +158,14 @@ COMPUTE = (
     _flag("device", "Compute", "Where to compute.", values.device, "auto|cpu|cuda[:i]", default="auto"),
     _flag("seed", "Compute", "Seed of everything random.", values.whole(0), "N", default=0),
     _flag("batch_size", "Compute", "Images at a time.", values.whole(1), "N", default=64),
-    _flag("cache_dir", "Compute", "Where second moments are kept between runs.", values.path, "DIR"),
+    _flag(
+        "cache_dir",
+        "Compute",
+        "Where second moments (localize, edit; 2 GiB at most) and packaged data sets (train) are kept between runs "
+        "[default: ~/.cache/rectify].",
+        values.path,
+        "DIR",
+    ),
     _switch("no_cache", "Compute", "Keep nothing between runs."),
 )
 OUTPUT = (
