@@ -118,7 +118,8 @@ SETTINGS = (
     flag(
         "config",
         "Settings",
-        "Settings file; else the nearest rectify.yaml, else [tool.rectify] in pyproject.toml. RECTIFY_SEED=1 in the "
+        "Settings file; else the nearest rectify.yaml, else [tool.rectify] in pyproject.toml. What a section named "
+        "after a command says, such as edit: {report: r.html}, is for that command alone. RECTIFY_SEED=1 in the "
         "environment overrides seed there, and so on.",
         values.path,
         "FILE",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from rectify.cli.flags import PANELS, Flag
 from rectify.cli.flags_explain import AGAINST, EXPLAIN, METHOD, METRIC, REFERENCE
@@ -24,6 +25,7 @@ from rectify.cli.flags_shared import (
     SETTINGS,
 )
 from rectify.cli.flags_train import ROWS, TRAIN, TRAIN_DATA
+from rectify.names import METHODS
 
 __all__ = [
     "ALL_FLAGS",
@@ -57,6 +59,11 @@ EDIT_FLAGS = (
     *MODEL, *PAIRS, *HOLDOUT, *CALIBRATION, *DATA, *PREPROCESS, *EDIT, *GATES, MIN_EDITABILITY, *BASELINE, EXIT_ZERO,
     *OUTPUT, *COMPUTE, *SETTINGS,
 )  # fmt: skip
+_JUDGED = replace(
+    METHOD[0],
+    help=f"The explanations judged by --metrics; repeatable: {', '.join(METHODS)} [default: those that explain: of "
+    "rectify.yaml names, else ig]; evaluate: {method: ig} there is for evaluate alone.",
+)
 EVALUATE_FLAGS = (
     *MODEL,
     *PAIRS,
@@ -64,7 +71,8 @@ EVALUATE_FLAGS = (
     *DATA,
     *PREPROCESS,
     *METRIC,
-    *METHOD,
+    _JUDGED,
+    *METHOD[1:],
     *REFERENCE,
     *AGAINST,
     *GATES,
