@@ -278,5 +278,8 @@ class _Silence:
     def say(self, line: str) -> None:
         pass
 
+    def detail(self, line: str) -> None:
+        pass
+
     def stop(self) -> None:
         pass

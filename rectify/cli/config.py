@@ -1,5 +1,9 @@
 """Settings: command line over RECTIFY_* over rectify.yaml (or [tool.rectify]) over default, each with its source.
 
+A key of a file is for all commands that have such a flag. In a section that is named after a command, such as
+``edit: {report: edit.html}``, it is for this command alone, and wins over the same key outside of the section. (A key
+whose home is such a section, such as ``explain.method``, is for all: ``evaluate`` judges the methods that explain.)
+
 A file cannot say ``trust_pickle``: a cloned repository must not decide to run the code inside a checkpoint.
 """
 
@@ -13,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rectify.cli import values
-from rectify.cli.options import ALL_FLAGS, Flag, unique
+from rectify.cli.options import ALL_FLAGS, COMMAND_FLAGS, Flag, unique
 from rectify.cli.settings_file import find_settings_file, read_settings_file
 from rectify.errors import ConfigError, RectifyError, UsageError
 
@@ -107,9 +111,9 @@ def resolve(
     chosen = typed.get("config") or environment.get("config")
     file = find_settings_file(folder, chosen.value if chosen else None)
     where = None if file is None else _shown(file, folder)
-    layers = [{} if file is None else _from_file(file, folder), environment, typed]
+    shared, own = ({}, {}) if file is None else _from_file(file, folder, command)
     said: dict[str, Setting] = {}
-    for layer in layers:
+    for layer in (shared, own, environment, typed):
         for name in layer:
             for rival in _RIVALS.get(name, ()):
                 said.pop(rival, None)
@@ -159,61 +163,90 @@ def _split(flag: Flag, raw: str) -> list[str]:
     return [part for part in (raw.split(os.pathsep) if flag.is_path else raw.split()) if part]
 
 
-def _from_file(file: Path, folder: Path) -> dict[str, Setting]:
+def _from_file(file: Path, folder: Path, command: str) -> tuple[dict[str, Setting], dict[str, Setting]]:
+    """What a file says for all commands, and what for this one alone."""
     content, where = read_settings_file(file), _shown(file, folder)
-    places = {flag.place: flag for flag in ALL_FLAGS.values() if flag.place is not None}
-    said = {}
-    for key, raw in _flatten(content, places, where):
-        flag = places[key]
+    shared: dict[str, Setting] = {}
+    own: dict[str, Setting] = {}
+    for flag, key, only, raw in _entries(content, where):
         if raw is None:
             continue
         value = _read(flag, raw, f"{where}: {key}", ConfigError)
-        said[flag.name] = Setting(_relative_to(flag, value, file.parent, folder), where, Rank.FILE)
-    return said
+        source = where if only is None else f"{where} ({only})"
+        setting = Setting(_relative_to(flag, value, file.parent, folder), source, Rank.FILE)
+        if only is None:
+            shared[flag.name] = setting
+        elif only == command:
+            own[flag.name] = setting
+    return shared, own
 
 
-def _flatten(content: Mapping[str, Any], places: Mapping[str, Flag], where: str) -> Iterator[tuple[str, Any]]:
-    """Nested or flat keys as the dotted places of the flags."""
-    sections = {place.partition(".")[0] for place in places if "." in place}
-    short: dict[str, str] = {}
-    for place in sorted(places, key=lambda place: "." in place):  # a key of the top level means itself
-        short.setdefault(place.rpartition(".")[2], place)
-    seen: set[str] = set()
+_PLACES = {flag.place: flag for flag in ALL_FLAGS.values() if flag.place is not None}
+_SECTIONS = {place.partition(".")[0] for place in _PLACES if "." in place} | set(COMMAND_FLAGS)
+_SHORT: dict[str, str] = {}
+for _place in sorted(_PLACES, key=lambda place: "." in place):  # a key of the top level means itself
+    _SHORT.setdefault(_place.rpartition(".")[2], _place)
+
+
+def _entries(content: Mapping[str, Any], where: str) -> Iterator[tuple[Flag, str, str | None, Any]]:
+    """Nested or flat keys: the flag, its dotted key, the one command that it is for (None: all), the value."""
+    seen: set[tuple[str, str | None]] = set()
+    for written, raw in _flatten(content, where):
+        place, only = _SHORT.get(written, written), None
+        section, _, last = place.rpartition(".")
+        flag = _PLACES.get(place)
+        if flag is None and section in COMMAND_FLAGS:
+            flag, only = _inside(section).get(last), section
+        if flag is None:
+            raise ConfigError(_unknown(place, where))
+        if (flag.name, only) in seen:
+            raise ConfigError(f"{where}: {place} is said twice")
+        seen.add((flag.name, only))
+        yield flag, place, only, raw
+
+
+def _flatten(content: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]:
+    """Keys with the section that they are in, with underscores."""
     for raw_key, raw in content.items():
         key = str(raw_key).replace("-", "_")
-        if key in sections:
-            if raw is not None and not isinstance(raw, Mapping):
-                raise ConfigError(f"{where}: {key} must hold settings such as {_example(key, places)}, not {raw!r}")
-            inner = [(f"{key}.{name}".replace("-", "_"), value) for name, value in (raw or {}).items()]
-        else:
-            inner = [(short.get(key, key), raw)]
-        for place, value in inner:
-            if place not in places:
-                raise ConfigError(_unknown(place, places, sections, where))
-            if place in seen:
-                raise ConfigError(f"{where}: {place} is said twice")
-            seen.add(place)
-            yield place, value
+        if key not in _SECTIONS:
+            yield key, raw
+            continue
+        if raw is not None and not isinstance(raw, Mapping):
+            raise ConfigError(f"{where}: {key} must hold settings such as {_example(key)}, not {raw!r}")
+        for name, value in (raw or {}).items():
+            yield f"{key}.{name}".replace("-", "_"), value
 
 
-def _example(section: str, places: Mapping[str, Flag]) -> str:
-    return ", ".join([place.partition(".")[2] for place in places if place.startswith(section + ".")][:3])
+def _inside(section: str) -> dict[str, Flag]:
+    """What a section may hold, by the last part of its key."""
+    home = {place.rpartition(".")[2]: flag for place, flag in _PLACES.items() if place.startswith(section + ".")}
+    of_command = {
+        flag.place.rpartition(".")[2]: flag for flag in COMMAND_FLAGS.get(section, ()) if flag.place is not None
+    }
+    return of_command | home
 
 
-def _unknown(place: str, places: Mapping[str, Flag], sections: Iterable[str], where: str) -> str:
+def _example(section: str) -> str:
+    home = [place.partition(".")[2] for place in _PLACES if place.startswith(section + ".")]
+    return ", ".join((home or list(_inside(section)))[:3])
+
+
+def _unknown(place: str, where: str) -> str:
     section, _, last = place.rpartition(".")
     if last == "trust_pickle":
         return f"{where}: {_REFUSED}"
     if last in ALL_FLAGS and ALL_FLAGS[last].place is None:
         return f"{where}: {last} is not for a file; say {ALL_FLAGS[last].label} on the command line"
-    inside = [known for known in places if known.startswith(section + ".")] if section else [*places, *sections]
-    words = {known.rpartition(".")[2]: known for known in (*places, *inside)}
-    near = get_close_matches(last, [known.rpartition(".")[2] for known in inside], 1) or get_close_matches(
-        last, words, 1
-    )
+    inside = list(_inside(section)) if section else [*(k.rpartition(".")[2] for k in _PLACES), *_SECTIONS]
+    near = get_close_matches(last, inside, 1)
     if near:
-        return f"{where}: unknown key {place}; did you mean {words[near[0]] if not section else near[0]}?"
-    return f"{where}: unknown key {place}; known are {', '.join(sorted(k.rpartition('.')[2] for k in inside))}"
+        shown = near[0] if section else _SHORT.get(near[0], near[0])
+        return f"{where}: unknown key {place}; did you mean {shown}?"
+    elsewhere = get_close_matches(last, _SHORT, 1)
+    if elsewhere:
+        return f"{where}: unknown key {place}; did you mean {_SHORT[elsewhere[0]]}?"
+    return f"{where}: unknown key {place}; known are {', '.join(sorted(inside))}"
 
 
 def _read(flag: Flag, raw: Any, label: str, error: type[RectifyError]) -> Any:

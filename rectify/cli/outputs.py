@@ -92,12 +92,28 @@ def write_reports(result: Result, settings: Settings, terminal: Terminal) -> Non
     from rectify.reporting.files import write_report
 
     wanted = list(dict.fromkeys(settings["report"]))
+    _say_replaced(wanted, settings, terminal)
     with pictures_for(result, terminal) as pictures:
         for path in wanted:
             write_report(result.report, path, pictures(path))
     if settings["format"] != "text" and result.report["verdict"] != "pass":
         terminal.note(f"{result.report['verdict']}: {result.report.get('reason', '')}".rstrip(": "))
     say_files(result.report, wanted, terminal)
+
+
+def _say_replaced(wanted: list[Path], settings: Settings, terminal: Terminal) -> None:
+    """A note where a `report` that is set for all commands replaces the report of another one."""
+    from rectify.reporting.files import command_of
+
+    if settings.typed("report"):
+        return
+    for path in wanted:
+        before, now = command_of(path), settings.command
+        if before not in (None, now):
+            terminal.note(
+                f"note: {path} was the report of {before} and is now that of {now}; to keep both, say "
+                f"`{before}: {{report: …}}` and `{now}: {{report: …}}` in the settings file"
+            )
 
 
 def say_files(report: dict[str, Any], reports: list[Path], terminal: Terminal) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import glob
 import os
 import secrets
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +20,9 @@ from rectify.editing.cascade import LayerEdit
 from rectify.editing.patch import Patch, check_written, delta_tensors
 from rectify.files.architectures import Subject, load_into
 from rectify.files.checkpoint import WrittenFile, check_target, read_checkpoint, write_tensors
+
+_YOUNG = 60.0  # seconds in which a candidate that was just written gets its lock
+_WRITTEN = 3600.0  # seconds after which nobody writes a file any more that has not changed since
 
 
 @dataclass
@@ -58,11 +64,15 @@ class Candidate:
             folder = Path(self.folder.name)
         else:
             self.folder = None
-        self.path = folder / f".{files.out.name[:100]}.{secrets.token_hex(4)}.candidate"
+        self.path = folder / f"{_stem(files.out)}.{secrets.token_hex(4)}.candidate"
+        self.lock: int | None = None
 
     def __enter__(self) -> tuple[nn.Module, WrittenFile]:
+        if self.folder is None:
+            clear_stale(self.files.out)
         try:
             written = write_tensors(self.path, self.made.state, self.metadata)
+            self.lock = _locked(self.path)
             check_written(self.path, self.subject.checkpoint.state, self.made)
             network = copy.deepcopy(self.subject.network)
             load_into(network, read_checkpoint(self.path))
@@ -73,5 +83,59 @@ class Candidate:
 
     def __exit__(self, *_: object) -> None:
         self.path.unlink(missing_ok=True)
+        if self.lock is not None:
+            os.close(self.lock)
+            self.lock = None
         if self.folder is not None:
             self.folder.cleanup()
+
+
+def clear_stale(out: Path) -> None:
+    """Remove candidates for ``out`` that killed runs have left, whole or half-written.
+
+    A run holds a lock on its candidate until it is over, however it ends; where the file system has no locks, or the
+    file is young, it stays.
+    """
+    name = glob.escape(_stem(out))
+    for path in out.parent.glob(f"{name}.????????.candidate"):
+        if _age(path) > _YOUNG:
+            lock = _locked(path)
+            if lock is not None:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                os.close(lock)
+    for path in out.parent.glob(f".{name}.????????.candidate.????????.partial"):
+        if _age(path) > _WRITTEN:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _stem(out: Path) -> str:
+    """How the names of all candidates for a file begin."""
+    return f".{out.name[:100]}"
+
+
+def _age(path: Path) -> float:
+    """Seconds since a file was last written to; 0 where it is gone."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _locked(path: Path) -> int | None:
+    """A descriptor that holds the file's lock until it is closed; None where somebody has it, or there are no locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor

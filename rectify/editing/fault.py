@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 
@@ -109,7 +110,16 @@ def _check_labels(predicted: Tensor, labels: Tensor | None, classes: int) -> Ten
 
 
 def check_against_chance(accuracy: float, images: int, classes: int) -> None:
-    """Stop where a model that should work does not.
+    """Stop where a model that should work does not, or where the images are too few to tell.
+
+    Too few are those that rule out neither guessing nor a model half way from guessing to no error.
+
+    Parameters
+    ----------
+    accuracy
+        Share in [0, 1] of the labelled images that get their class.
+    images, classes
+        How many there are.
 
     Raises
     ------
@@ -117,11 +127,25 @@ def check_against_chance(accuracy: float, images: int, classes: int) -> None:
         If the accuracy is within three standard errors of guessing.
     """
     chance = 1 / classes
-    if accuracy <= chance + 3 * (chance * (1 - chance) / images) ** 0.5:
+    if accuracy > chance + 3 * _standard_error(chance, images):
+        return
+    works = (1 + chance) / 2
+    told = f"clean accuracy is {100 * accuracy:.1f} %"
+    if accuracy >= works - 3 * _standard_error(works, images):
+        apart = 3 * (_standard_error(chance, 1) + _standard_error(works, 1)) / (works - chance)
         raise Inconclusive(
-            f"clean accuracy is {100 * accuracy:.1f} %, no better than chance ({100 * chance:.1f} %): almost always "
-            "wrong preprocessing (--preprocess, --mean, --std, --input-size) or labels in another order"
+            f"{told} on {images} labelled image{'s' if images > 1 else ''}: too few to tell a working model from "
+            f"chance ({100 * chance:.1f} %); give {math.floor(apart**2 + 1e-9) + 1} or more (--data)"
         )
+    raise Inconclusive(
+        f"{told}, no better than chance ({100 * chance:.1f} %): almost always "
+        "wrong preprocessing (--preprocess, --mean, --std, --input-size) or labels in another order"
+    )
+
+
+def _standard_error(share: float, images: int) -> float:
+    """Of a share that is measured on so many images."""
+    return math.sqrt(share * (1 - share) / images)
 
 
 def gap(clean: Tensor, corrupted: Tensor, labels: Tensor) -> float:

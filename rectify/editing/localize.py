@@ -24,6 +24,9 @@ from rectify.model.trace import Site, record
 LARGEST_KEY = 8192  # wider second moments (half a GiB and more) are not formed; such layers are no candidates
 IN_SPAN = 1e-6  # eigenvalues below this share of the largest count as outside the span of the reference keys
 
+Moments = dict[str, Tensor]  # C = E[k k^T] of each layer, (G, d, d) float64
+Recall = Callable[[Callable[[], Moments]], Moments]  # moments that were kept, or else those that it is given to compute
+
 
 @dataclass(frozen=True)
 class LayerScore:
@@ -82,6 +85,11 @@ def is_candidate(site: Site) -> bool:
     return not site.is_shortcut and site.layer.key_size <= LARGEST_KEY
 
 
+def measurable(sites: Sequence[Site]) -> list[Site]:
+    """The layers whose second moment is formed."""
+    return [site for site in sites if site.layer.key_size <= LARGEST_KEY]
+
+
 def localize(
     network: nn.Module,
     sites: Sequence[Site],
@@ -93,6 +101,7 @@ def localize(
     batch: int = 64,
     steps: int = STEPS,
     advance: Callable[[int], None] = lambda n: None,
+    recall: Recall = lambda compute: compute(),
 ) -> Localization:
     """Score every site on the pairs that show the fault.
 
@@ -106,6 +115,8 @@ def localize(
         (n, C, H, W).
     reference
         (N, C, H, W) images whose keys are the reference: calibration images, or what stands in for them.
+    recall
+        Gives the second moments of `measurable` sites: computes them, or knows them from an earlier run.
     """
     rows = fault.shown.nonzero().flatten().tolist()
     layers = [site.layer for site in sites]
@@ -114,7 +125,7 @@ def localize(
         one = slice(row, row + 1)
         sweeps.append(sweep(network, layers, corrupted[one], clean[one], objective(fault, row), steps))
         advance(1)
-    moments = second_moments(network, [s for s in sites if s.layer.key_size <= LARGEST_KEY], reference, batch)
+    moments = recall(lambda: second_moments(network, measurable(sites), reference, batch))
     scores = []
     for site in sites:
         parts = [
@@ -129,10 +140,10 @@ def localize(
 
 
 @torch.no_grad()
-def second_moments(network: nn.Module, sites: Sequence[Site], images: Tensor, batch: int = 64) -> dict[str, Tensor]:
+def second_moments(network: nn.Module, sites: Sequence[Site], images: Tensor, batch: int = 64) -> Moments:
     """C = E[k k^T] of every site in one pass over the images, (G, d, d) float64 a layer."""
     batch = max(1, min(batch, (1 << 22) // images[0].numel()))
-    sums: dict[str, Tensor] = {}
+    sums: Moments = {}
     counts: dict[str, int] = {}
     for start in range(0, len(images), batch):
         x = images[start : start + batch]
@@ -154,7 +165,7 @@ def _score(
     network: nn.Module,
     found: LayerAttribution | None,
     change: float,
-    moments: dict[str, Tensor],
+    moments: Moments,
 ) -> LayerScore:
     candidate = is_candidate(site)
     if found is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from rectify.evaluation.ranks import constant_rows, pearson, spearman
 
 Bounds = tuple[Tensor, Tensor]
 CORRELATIONS = {"pearson": pearson, "spearman": spearman}
+KINDS = ("deletion", "insertion")
 
 
 @dataclass(frozen=True)
@@ -209,7 +211,8 @@ class Curves:
     measure: Measure
 
 
-def deletion(
+def curves(
+    kind: str,
     score: Score,
     x: Tensor,
     targets: Tensor,
@@ -223,10 +226,12 @@ def deletion(
     null: Tensor | None = None,
     seed: int = 0,
 ) -> Curves:
-    """F as the most salient pixels are filled, and the area under it; the lower the better.
+    """F as the most salient pixels are filled (deletion), or put into the filled image (insertion), and its area.
 
     Parameters
     ----------
+    kind
+        ``deletion``, the lower the better, or ``insertion``, the higher the better.
     score
         F.
     x, targets
@@ -247,29 +252,33 @@ def deletion(
     Raises
     ------
     UsageError
-        No steps, maps that do not fit, an unusable fill, or ``normalise`` of another output than probability.
+        Another kind, no steps, maps that do not fit, an unusable fill, or ``normalise`` of another output than
+        probability.
     """
-    walk = _Walk(score, x, targets, fill_images(x, fill, bounds, seed), steps, False, normalise)
-    return _curves(walk, maps, orders, null, seed, {"metric": "deletion", "fill": _name(fill)})
+    if kind not in KINDS:
+        raise UsageError(f"no curve {kind!r}: give {' or '.join(KINDS)}")
+    if steps < 1:
+        raise UsageError(f"{steps} steps: give at least 1")
+    if normalise and score.output != "probability":
+        raise UsageError(f"a curve of {score.output} cannot be divided by its start: explain the probability")
+    if maps.shape != (len(x), *x.shape[-2:]):
+        raise UsageError(f"maps of {tuple(maps.shape)} do not fit {len(x)} images of {_size(x)}")
+    walk = _Walk(score, x, targets, fill_images(x, fill, bounds, seed), steps, kind == "insertion", normalise)
+    counts = walk.counts().double()
+    shares = counts / counts[-1]
+    scores = walk.scores(maps)
+    if null is None and orders:
+        generator = torch.Generator().manual_seed(seed)
+        chance = torch.rand(orders, *maps.shape[1:], generator=generator)
+        areas = [torch.trapezoid(walk.scores(one.expand(maps.shape)), shares) for one in chance]
+        null = torch.stack(areas).mean(0)
+    settings = {"steps": steps, "fill": _name(fill), "normalised": normalise, "random_orders": orders}
+    settings |= {"seed": seed, "score": score.output, "order": "signed channel sum, descending"}
+    return Curves(scores, shares, Measure(kind, torch.trapezoid(scores, shares), null, settings))
 
 
-def insertion(
-    score: Score,
-    x: Tensor,
-    targets: Tensor,
-    maps: Tensor,
-    *,
-    steps: int = 10,
-    fill: str | Tensor = "zero",
-    bounds: Bounds | None = None,
-    normalise: bool = False,
-    orders: int = 3,
-    null: Tensor | None = None,
-    seed: int = 0,
-) -> Curves:
-    """F as the most salient pixels are put into the filled image; the higher the better. See `deletion`."""
-    walk = _Walk(score, x, targets, fill_images(x, fill, bounds, seed), steps, True, normalise)
-    return _curves(walk, maps, orders, null, seed, {"metric": "insertion", "fill": _name(fill)})
+deletion = partial(curves, "deletion")
+insertion = partial(curves, "insertion")
 
 
 @dataclass(frozen=True)
@@ -307,27 +316,6 @@ class _Walk:
             return found
         whole = found[:, -1:] if self.inserts else found[:, :1]
         return found / whole.clamp_min(torch.finfo(torch.float32).tiny)
-
-
-def _curves(walk: _Walk, maps: Tensor, orders: int, null: Tensor | None, seed: int, told: dict[str, str]) -> Curves:
-    if walk.steps < 1:
-        raise UsageError(f"{walk.steps} steps: give at least 1")
-    if walk.normalise and walk.score.output != "probability":
-        raise UsageError(f"a curve of {walk.score.output} cannot be divided by its start: explain the probability")
-    if maps.shape != (len(walk.x), *walk.x.shape[-2:]):
-        raise UsageError(f"maps of {tuple(maps.shape)} do not fit {len(walk.x)} images of {_size(walk.x)}")
-    counts = walk.counts().double()
-    shares = counts / counts[-1]
-    scores = walk.scores(maps)
-    if null is None and orders:
-        generator = torch.Generator().manual_seed(seed)
-        chance = torch.rand(orders, *maps.shape[1:], generator=generator)
-        areas = [torch.trapezoid(walk.scores(one.expand(maps.shape)), shares) for one in chance]
-        null = torch.stack(areas).mean(0)
-    settings = {"steps": walk.steps, "fill": told["fill"], "normalised": walk.normalise, "random_orders": orders}
-    settings |= {"seed": seed, "score": walk.score.output, "order": "signed channel sum, descending"}
-    measure = Measure(told["metric"], torch.trapezoid(scores, shares), null, settings)
-    return Curves(scores, shares, measure)
 
 
 def _scores(

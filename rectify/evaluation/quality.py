@@ -28,7 +28,7 @@ from rectify.evaluation.attacks import (
     robustness,
     smooth_score,
 )
-from rectify.evaluation.faithfulness import Curves, Masked, deletion, insertion, masked_scores, mu_fidelity
+from rectify.evaluation.faithfulness import Curves, Masked, curves, masked_scores, mu_fidelity
 from rectify.evaluation.leakage import leakage
 from rectify.evaluation.measure import Measure
 from rectify.evaluation.path import completeness, monotonicity
@@ -166,9 +166,8 @@ class Bench:
 
     def curve(self, kind: str, heat: Tensor) -> Curves:
         """Deletion or insertion; the null is drawn once for all methods."""
-        draw = {"deletion": deletion, "insertion": insertion}[kind]
         common: dict[str, Any] = {"bounds": self.settings.bounds, "seed": self.settings.seed}
-        found = draw(self.score, self.x, self.targets, heat, null=self._null.get(kind), **common)
+        found = curves(kind, self.score, self.x, self.targets, heat, null=self._null.get(kind), **common)
         self._null[kind] = found.measure.null
         return found
 

@@ -8,7 +8,7 @@ import hashlib
 import os
 import secrets
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from rectify.errors import CheckpointError, OutputError
@@ -117,11 +117,22 @@ def write_atomic(path: Path, data: bytes | str, *, force: bool = True) -> None:
     OutputError
         If the file cannot be written, with what to type instead.
     """
-    check_target(path, force=force)
     content = data.encode() if isinstance(data, str) else data
+    write_parts(path, (content,), force=force)
+
+
+def write_parts(path: Path, parts: Iterable[bytes | memoryview], *, force: bool = True) -> None:
+    """As `write_atomic`, of what is too large to be joined in memory first: its parts, in order.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written, with what to type instead.
+    """
+    check_target(path, force=force)
     partial = path.parent / f".{_short(path.name)}.{secrets.token_hex(4)}.partial"
     try:
-        _write_and_sync(partial, content)
+        _write_and_sync(partial, *parts)
         os.replace(partial, path)
         _sync_folder(path.parent)
     except OSError as error:
@@ -146,13 +157,14 @@ def _short(name: str) -> str:
     return name if len(name.encode()) <= 220 else name.encode()[:220].decode(errors="ignore")
 
 
-def _write_and_sync(partial: Path, content: bytes) -> None:
+def _write_and_sync(partial: Path, *parts: bytes | memoryview) -> None:
     # os.open with 0o666 gives the rights that the user's umask asks for; tempfile would give 0o600.
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     with os.fdopen(descriptor, "wb") as file:
-        view = memoryview(content)
-        for start in range(0, len(view), _BLOCK):
-            file.write(view[start : start + _BLOCK])
+        for part in parts:
+            view = memoryview(part)
+            for start in range(0, len(view), _BLOCK):
+                file.write(view[start : start + _BLOCK])
         file.flush()
         os.fsync(file.fileno())
 

@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 
+_CLOSE = 0.65  # likeness of two file names, 0 to 1: model and modle have .8, pp and p .67, none and layers .4
+
 
 def plain(text: object, limit: int = 100) -> str:
     """Text from a file made fit for one line of a terminal: no control characters, not too long.
@@ -47,6 +49,17 @@ def nearest(word: str, options: Iterable[str], limit: int = 3) -> list[str]:
     return [by_lower[match] for match in difflib.get_close_matches(word.lower(), by_lower, limit, 0.5)]
 
 
+def close_files(name: str, names: Iterable[str], limit: int = 3) -> list[str]:
+    """The file names that may be meant by ``name``, best first.
+
+    Likeness is that of the stems: a suffix in common is no likeness, and another suffix is no difference.
+    """
+    stem = PurePath(name.lower()).stem
+    likeness = {each: difflib.SequenceMatcher(None, PurePath(each.lower()).stem, stem).ratio() for each in names}
+    close = [each for each, share in likeness.items() if share >= _CLOSE]
+    return sorted(close, key=lambda each: (-likeness[each], each))[:limit]
+
+
 def did_you_mean(word: str, options: Sequence[str]) -> str:
     """``did you mean a, b?``, or the options themselves when none is near (empty when there is none)."""
     close = nearest(word, options)
@@ -66,7 +79,7 @@ def no_such_file(path: Path) -> str:
     Returns
     -------
     str
-        Text that names the first missing folder, or the nearest files beside the missing one.
+        Text that names the first missing folder, or close names beside the missing one, or what lies there instead.
     """
     parent = path.parent
     if os.path.islink(path):
@@ -79,10 +92,12 @@ def no_such_file(path: Path) -> str:
         names = sorted(entry.name for entry in parent.iterdir() if not entry.name.startswith("."))
     except OSError:
         names = []
-    close = [str(parent / name) if parent != Path() else name for name in nearest(path.name, names)]
+    close = close_files(path.name, names)
     if close:
-        return f"no such file: {plain(path)}; did you mean {listed(close)}?"
-    return f"no such file: {plain(path)}; look with: ls {plain(parent)}"
+        shown = [str(parent / name) if parent != Path() else name for name in close]
+        return f"no such file: {plain(path)}; did you mean {listed(shown)}?"
+    where = "this folder" if parent == Path() else plain(parent)
+    return f"no such file: {plain(path)}; {where} holds {listed(names) or 'nothing'}"
 
 
 def reason(error: BaseException) -> str:

@@ -27,6 +27,9 @@ class Progress(Protocol):
     def say(self, line: str) -> None:
         """A line for people."""
 
+    def detail(self, line: str) -> None:
+        """A line for people who want to know more."""
+
     def stop(self) -> None:
         """The piece of work is over."""
 
@@ -45,7 +48,10 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Options:
-    """How to compute and what judges. ``gates`` maps gate names to limits."""
+    """How to compute and what judges.
+
+    ``gates`` maps gate names to limits. In ``cache_dir``, unless it is None, second moments are kept between runs.
+    """
 
     fault: str = "auto"
     batch_size: int = 64

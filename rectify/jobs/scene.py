@@ -12,7 +12,9 @@ from rectify.editing.fault import Fault, diagnose
 from rectify.editing.localize import Localization, is_candidate, localize
 from rectify.errors import Inconclusive
 from rectify.evaluation.accuracy import softmax
+from rectify.files.architectures import Subject
 from rectify.jobs.common import MOST_CALIBRATION, Inputs, Options, Progress
+from rectify.jobs.moments import recall_kept
 from rectify.model.trace import Site, survey
 
 
@@ -20,13 +22,18 @@ from rectify.model.trace import Site, survey
 class Scene:
     """The pairs and calibration images on the model's device, with the fault that they show."""
 
-    network: nn.Module
+    subject: Subject
     clean: Tensor
     corrupted: Tensor
     fault: Fault
     calibration: Tensor | None
     bounds: tuple[Tensor, Tensor]
     sites: list[Site]
+
+    @property
+    def network(self) -> nn.Module:
+        """The untouched network."""
+        return self.subject.network
 
     def reference(self) -> Tensor:
         """Images whose keys the scores are measured against."""
@@ -48,7 +55,7 @@ def open_scene(inputs: Inputs, options: Options) -> Scene:
     sites = survey(subject.network, clean[:1])
     if not any(is_candidate(site) for site in sites):
         raise Inconclusive("the model has no layer that can be edited: no plain Conv2d or Linear computes W k + b")
-    return Scene(subject.network, clean, corrupted, fault, calibration, (low.to(device), high.to(device)), sites)
+    return Scene(subject, clean, corrupted, fault, calibration, (low.to(device), high.to(device)), sites)
 
 
 def open_scene_case(scene: Scene, options: Options) -> Case:
@@ -66,15 +73,17 @@ def open_scene_case(scene: Scene, options: Options) -> Case:
 
 def score_layers(scene: Scene, options: Options, progress: Progress) -> Localization:
     progress.start("localizing", len(scene.sites) + int(scene.fault.shown.sum()))
+    reference = scene.reference()
     found = localize(
         scene.network,
         scene.sites,
         scene.clean,
         scene.corrupted,
         scene.fault,
-        scene.reference(),
+        reference,
         batch=options.batch_size,
         advance=progress.advance,
+        recall=recall_kept(scene.subject, scene.sites, reference, options, progress),
     )
     progress.stop()
     return found

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rectify.reporting.fonts import families
 from rectify.reporting.words import printable
 
 if TYPE_CHECKING:
@@ -69,8 +70,18 @@ def save(figure: Figure, path: Path) -> None:
     kind = path.suffix.lower().lstrip(".") or "png"
     metadata: dict[str, Any] = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
     stream = io.BytesIO()
+    _choose_fonts(figure)
     with warnings.catch_warnings():
-        # a class name in a script that the font lacks shows boxes; that is no reason to speak on stderr
+        # what a font promises and does not keep shows boxes; that is no reason to speak on stderr
         warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")
         figure.savefig(stream, format=kind, metadata=metadata.get(kind))
     write_atomic(path, stream.getvalue(), force=True)
+
+
+def _choose_fonts(figure: Figure) -> None:
+    """Give each text in another script a family that has it, behind its own."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        if not text.get_text().isascii():
+            text.set_fontfamily(families(text.get_text(), text.get_fontfamily()))

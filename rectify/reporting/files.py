@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
@@ -10,6 +11,8 @@ from rectify.errors import OutputError, UsageError
 from rectify.reporting.verdict import Report
 
 SUFFIXES = (".json", ".md", ".html", ".xml")
+_HEAD = 1 << 16  # characters in which a report says what it is
+_COMMAND = re.compile(r'"command": *"(\w+)"|(?:# |<title>|name=")rectify (\w+)')
 
 
 def check_path(path: Path) -> None:
@@ -22,6 +25,16 @@ def check_path(path: Path) -> None:
     """
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"--report {path}: the suffix decides the kind and must be one of {' '.join(SUFFIXES)}")
+
+
+def command_of(path: Path) -> str | None:
+    """The command whose report lies there, of any kind; None if there is no report."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            found = _COMMAND.search(file.read(_HEAD))
+    except OSError:
+        return None
+    return (found[1] or found[2]) if found else None
 
 
 def write_report(report: Report, path: Path, pictures: Mapping[str, Path] | None = None) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rectify.reporting.canvas import GREY, INK, bare, new_figure, save, shorten, verbatim
+from rectify.reporting.fonts import drawable, families
 from rectify.reporting.heat import Map, finite, heat_colours, heat_limit, oddities, overlaid, pixels, resized
 from rectify.reporting.preview import can_preview, preview
 from rectify.reporting.repair import SMALL
-from rectify.reporting.words import number, printable
+from rectify.reporting.words import number
 
 if TYPE_CHECKING:
     import numpy as np
@@ -296,7 +297,7 @@ def _write(
 ) -> None:
     """One line of text, shortened in its middle until it fits ``room`` inches."""
     across, down = figure.get_size_inches()
-    line = printable(text)
+    line = text = drawable(text)
     longest = len(line)
     while longest > 3 and _length(figure, line, size, weight) > room:
         longest = min(longest - 1, int(longest * room / _length(figure, line, size, weight)) + 1)
@@ -314,5 +315,6 @@ def _length(figure: Figure, text: str, size: float, weight: str) -> float:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")  # as in `canvas.save`
         renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
-        width, _, _ = renderer.get_text_width_height_descent(text, FontProperties(size=size, weight=weight), False)
+        font = FontProperties(family=families(text), size=size, weight=weight)
+        width, _, _ = renderer.get_text_width_height_descent(text, font, False)
     return float(width) / figure.dpi

@@ -26,6 +26,7 @@ from rectify.reporting.canvas import (
     verbatim,
 )
 from rectify.reporting.content import main_figure, ranked
+from rectify.reporting.fonts import drawable
 from rectify.reporting.repair import PairRow, Prediction, pair_picture, repair_picture
 from rectify.reporting.verdict import Report, measured
 from rectify.reporting.words import number
@@ -72,7 +73,7 @@ def layers_plot(report: Report, path: Path) -> None:
     marks = [mark for mark in MARKS if any(measured(trial.get(mark[0])) is not None for trial in trials)]
     gaps = any(measured(trial.get("gap_after")) is not None for trial in trials)
     widths = [3.4] + ([3.0] if marks else []) + ([1.8] if gaps else [])
-    names = [shorten(layer["name"], NAME, middle=True) for layer in layers]
+    names = [shorten(drawable(layer["name"]), NAME, middle=True) for layer in layers]
     width = 0.5 + LETTER * max(len(name) for name in names) + sum(widths)
     figure = new_figure(max(6.0, width), 1.2 + ROW * len(layers) + (0.35 if marks else 0.0))
     panels = list(figure.subplots(1, len(widths), sharey=True, squeeze=False, width_ratios=widths)[0])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from rectify.reporting.canvas import BLUE, GREY, INK, LIGHT, VERMILLION, bare, new_figure, save, shorten, verbatim
+from rectify.reporting.fonts import drawable
 from rectify.reporting.verdict import Report, measured
 from rectify.reporting.words import percent
 
@@ -136,7 +137,7 @@ def _pairs(part: SubFigure, rows: Sequence[PairRow]) -> None:
     for row, (clean, corrupted, difference, *panels) in zip(rows, axes, strict=True):
         stretched, factor = amplified(row["clean"], row["corrupted"])
         _show(clean, _image(row["clean"]), _clean_words(row))
-        _show(corrupted, _image(row["corrupted"]), shorten(row.get("title", ""), CAPTION, middle=True))
+        _show(corrupted, _image(row["corrupted"]), shorten(drawable(row.get("title", "")), CAPTION, middle=True))
         _show(difference, stretched, f"amplified ×{factor:.1f}", colours="magma")
         shown = [key for key, column in (("before", any_before), ("after", any_after)) if column]
         for panel, key in zip(panels, shown, strict=True):
@@ -144,12 +145,12 @@ def _pairs(part: SubFigure, rows: Sequence[PairRow]) -> None:
 
 
 def _clean_words(row: PairRow) -> str:
-    lines = [shorten(f"true class: {row['label']}", CAPTION)] if "label" in row else []
+    lines = [shorten(drawable(f"true class: {row['label']}"), CAPTION)] if "label" in row else []
     for words, predictions in (("before", row.get("clean_before")), ("after", row.get("clean_after"))):
         if predictions:
             best = predictions[0]
             confidence = percent(best["confidence"], 1)
-            name = shorten(f"{words}: {best['name']}", CAPTION - len(confidence) - 1)
+            name = shorten(drawable(f"{words}: {best['name']}"), CAPTION - len(confidence) - 1)
             lines.append(f"{name} {confidence}")
     return "\n".join(lines)
 
@@ -180,7 +181,7 @@ def _predictions(axes: Axes, row: PairRow, predictions: Sequence[Prediction]) ->
             colour, word = VERMILLION, " (target)"
         axes.barh(place + 0.18, 1, height=0.3, color=LIGHT, zorder=1)
         axes.barh(place + 0.18, min(max(one["confidence"], 0.0), 1.0), height=0.3, color=colour, zorder=2)
-        name = shorten(one["name"], NAME - len(word)) + word
+        name = shorten(drawable(one["name"]), NAME - len(word)) + word
         verbatim([axes.text(0, place - 0.04, name, fontsize=8, va="bottom", color=INK)])
         axes.text(1, place - 0.04, percent(one["confidence"], 1), fontsize=8, va="bottom", ha="right", color=INK)
 

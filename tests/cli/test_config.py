@@ -219,3 +219,89 @@ def test_preset_or_file_in_the_settings(rectify_, library, monkeypatch, tmp_path
     assert settings_of(rectify_("localize", "--show-config"))["preprocess"] == str(tmp_path / "missing.yaml")
     write(tmp_path / "rectify.yaml", "preprocess: {mean: [0.5], std: [0.5], input_size: 28}")
     assert settings_of(rectify_("localize", "--show-config"))["preprocess"]["input_size"] == 28
+
+
+OWN = """
+seed: 1
+report: all.json
+explain: {method: [ig, uni], report: maps.html}
+edit: {report: [edit.json, edit.html], seed: 2, rank: 3}
+evaluate: {method: [gradient], min-accuracy: 0.5, samples: 7}
+localize:
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("edit", {"report": ["edit.json", "edit.html"], "seed": 2, "rank": "3"}),
+        ("localize", {"report": ["all.json"], "seed": 1}),
+        ("explain", {"report": ["maps.html"], "seed": 1, "explain.method": ["ig", "uni"]}),
+        ("evaluate", {"report": ["all.json"], "explain.method": ["gradient"], "min_accuracy": 0.5, "samples": 7}),
+        ("train", {"report": ["all.json"], "min_accuracy": None}),
+    ],
+)
+def test_a_section_of_a_command_is_for_it_alone_and_wins(rectify_, library, command: str, expected: dict) -> None:
+    write(Path("rectify.yaml"), OWN)
+    words = ["--data", "data"] if command == "train" else []
+    found = settings_of(rectify_(command, "model.pt", *words, "--show-config"))
+    found |= {f"explain.{name}": found[name] for name in ("method",) if name in found}
+    assert {name: found.get(name) for name in expected} == expected
+
+
+def test_the_source_says_which_section(rectify_, library, monkeypatch) -> None:
+    write(Path("rectify.yaml"), OWN)
+    said = rectify_("edit", "--show-config")
+    sources = {line.split(":")[0]: line.split("# ")[1] for line in said.out.splitlines()[2:]}
+    assert (sources["report"], sources["rank"]) == ("rectify.yaml (edit)", "rectify.yaml")
+    monkeypatch.setenv("RECTIFY_SEED", "5")
+    assert settings_of(rectify_("edit", "--show-config"))["seed"] == 5
+    assert settings_of(rectify_("edit", "--show-config", "--report", "r.md"))["report"] == ["r.md"]
+
+
+def test_methods_that_explain_are_the_ones_judged_unless_evaluate_says_others(rectify_, library) -> None:
+    write(Path("rectify.yaml"), "explain: {method: [uni]}")
+    assert "uni" in rectify_("evaluate", "--show-config").out
+    write(Path("rectify.yaml"), "explain: {method: [uni]}\nevaluate: {method: idgi}")
+    assert "uni" not in rectify_("evaluate", "--show-config").out
+    assert "idgi" not in rectify_("explain", "--show-config").out
+
+
+def test_a_pair_of_a_section_overrides_pairs_for_all(rectify_, library) -> None:
+    write(Path("rectify.yaml"), "pairs: all\nedit: {clean: a.png, poisoned: b.png}")
+    found = settings_of(rectify_("edit", "--show-config"))
+    assert "pairs" not in found and found["clean"] == ["a.png"]
+    assert settings_of(rectify_("localize", "--show-config"))["pairs"] == "all"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("edit: {reprot: r.json}", "rectify.yaml: unknown key edit.reprot; did you mean report?"),
+        ("localize: {max_asr: 0.1}", "rectify.yaml: unknown key localize.max_asr; did you mean gates.max_asr?"),
+        ("localize: r.json", "rectify.yaml: localize must hold settings such as arch, arch_args"),
+        ("evaluate: {samples: 0}", "rectify.yaml: evaluate.samples must be a whole number of at least 1"),
+        ("edit: {report: a.json}\nedit-report: b", "rectify.yaml: unknown key edit_report"),
+        ("localize: {force: true}", "rectify.yaml: force is not for a file"),
+        ("edit: {max-asr: 0.1, max_asr: 0.2}", "rectify.yaml: edit.max_asr is said twice"),
+    ],
+)
+def test_a_wrong_section_is_one_clear_line(rectify_, library, text: str, message: str) -> None:
+    write(Path("rectify.yaml"), text)
+    said = rectify_("edit", "model.pt", *PAIR)
+    assert (said.code, said.out, said.err.count("\n")) == (2, "", 1) and message in said.err, said.err
+
+
+@pytest.mark.parametrize("suffix", ["json", "md", "html", "xml"])
+def test_a_report_of_another_command_is_not_replaced_without_a_word(rectify_, library, suffix: str) -> None:
+    report = f"r.{suffix}"
+    write(Path("rectify.yaml"), f"report: {report}")
+    assert "was the report" not in rectify_("edit", "model.pt", *PAIR).err
+    assert "was the report" not in rectify_("edit", "model.pt", *PAIR).err
+    said = rectify_("localize", "model.pt", *PAIR)
+    assert said.code == 0 and f"note: {report} was the report of edit and is now that of localize" in said.err
+    assert "was the report" not in rectify_("edit", "model.pt", *PAIR, "--report", report).err  # it was typed
+    write(Path("rectify.yaml"), f"edit: {{report: {report}}}")
+    before = Path(report).read_bytes()
+    assert "report" not in rectify_("localize", "model.pt", *PAIR).err
+    assert Path(report).read_bytes() == before

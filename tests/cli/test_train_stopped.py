@@ -5,6 +5,7 @@ Every run here ends, after --resume, with the tensors of one that nobody touched
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -151,17 +152,32 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_sigterm_in_edit_leaves_no_candidate(tmp_path: Path) -> None:
-    words = ["edit", str(ROOT / "fixtures/mnist-blend/model.safetensors"), *model_flags(), *pair_flags()]
-    words += ["--mode", "static", "--layer", "fc", "--rank", "1", "-o", "out.safetensors", "--no-cache", "-q"]
-    command = [sys.executable, "-c", WHILE_IT_IS_JUDGED, *words]
-    env = environment() | ONE_THREAD
+EDIT = ["edit", str(ROOT / "fixtures/mnist-blend/model.safetensors"), *model_flags(), *pair_flags()]
+EDIT += ["--mode", "static", "--layer", "fc", "--rank", "1", "-o", "out.safetensors", "--no-cache", "-q"]
+
+
+def stop_while_it_is_judged(place: Path, how: signal.Signals) -> Said:
+    """Start an edit and send the signal while its candidate lies there; what it then said."""
+    command = [sys.executable, "-c", WHILE_IT_IS_JUDGED, *EDIT]
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=tmp_path, env=env, text=True, **pipes) as process:
+    with subprocess.Popen(command, cwd=place, env=environment() | ONE_THREAD, text=True, **pipes) as process:
         assert process.stderr is not None
         seen = next((line for line in process.stderr if line == "judging\n"), "")
-        assert seen and len(list(tmp_path.glob(".*.candidate"))) == 1
-        process.send_signal(signal.SIGTERM)
+        assert seen and len(list(place.glob(".*.candidate"))) == 1
+        process.send_signal(how)
         out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (130, "", "interrupted\n")
+    return Said(process.returncode, out, err)
+
+
+def test_sigterm_in_edit_leaves_no_candidate(tmp_path: Path) -> None:
+    assert stop_while_it_is_judged(tmp_path, signal.SIGTERM) == Said(130, "", "interrupted\n")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_next_edit_removes_what_a_killed_one_left(tmp_path: Path) -> None:
+    stop_while_it_is_judged(tmp_path, signal.SIGKILL)
+    (left,) = tmp_path.iterdir()
+    os.utime(left, (0, 0))
+    said = run_here(EDIT, tmp_path)
+    assert said.code in (0, 1), said.err
+    assert [path.name for path in tmp_path.iterdir()] == ["out.safetensors"]

@@ -121,6 +121,34 @@ def test_chance_is_guessing_give_or_take_three_standard_errors() -> None:
         check_against_chance(0.15, 100, 10)
 
 
+@pytest.mark.parametrize(
+    ("right", "images", "classes", "needed"),
+    [(1, 3, 10, 29), (0, 1, 10, 29), (2, 2, 2, 126), (9, 9, 2, 126), (5, 20, 10, 29), (0, 2, 1000, 11)],
+)
+def test_too_few_images_say_so_and_how_many_would_do(right: int, images: int, classes: int, needed: int) -> None:
+    with pytest.raises(Inconclusive, match=rf"on {images} labelled images?: too few to tell .*; give {needed} or more"):
+        check_against_chance(right / images, images, classes)
+
+
+@pytest.mark.parametrize(("right", "images", "classes"), [(0, 10, 10), (1, 20, 10), (10, 40, 2), (0, 11, 1000)])
+def test_a_small_set_that_rules_out_a_working_model_is_at_chance(right: int, images: int, classes: int) -> None:
+    with pytest.raises(Inconclusive, match="no better than chance"):
+        check_against_chance(right / images, images, classes)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 1000])
+def test_so_many_images_as_are_asked_for_always_tell(classes: int) -> None:
+    with pytest.raises(Inconclusive) as caught:
+        check_against_chance(0, 1, classes)
+    needed = int(str(caught.value).rpartition("give ")[2].split()[0])
+    for images in (needed, needed + 1, 3 * needed):
+        for right in range(images + 1):
+            try:
+                check_against_chance(right / images, images, classes)
+            except Inconclusive as reason:
+                assert "too few" not in str(reason), (right, images)
+
+
 # ---------------------------------------------------------------- gap
 
 

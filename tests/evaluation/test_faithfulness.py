@@ -13,6 +13,7 @@ from rectify.attribution.score import Score
 from rectify.errors import UsageError
 from rectify.evaluation.faithfulness import (
     cell_sums,
+    curves,
     deletion,
     fill_images,
     grid_cells,
@@ -324,5 +325,7 @@ def test_what_curves_refuse(bad: dict[str, Any], message: str) -> None:
     network, x, targets, maps = case()
     with pytest.raises(UsageError, match=message):
         deletion(Score(network, "logit"), x, targets, maps, **bad)
+    with pytest.raises(UsageError, match="no curve 'delete': give deletion or insertion"):
+        curves("delete", Score(network, "logit"), x, targets, maps)
     with pytest.raises(UsageError, match="do not fit"):
         insertion(Score(network, "logit"), x, targets, maps[:, 1:])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rectify.files.words import did_you_mean, listed, nearest, no_such_file, plain, quoted, reason
+from rectify.files.words import close_files, did_you_mean, listed, nearest, no_such_file, plain, quoted, reason
 
 
 def test_plain() -> None:
@@ -33,10 +33,31 @@ def test_nearest() -> None:
 def test_no_such_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "model.pt").write_text("")
     assert no_such_file(tmp_path / "modle.pt").endswith(f"did you mean {tmp_path}/model.pt?")
-    assert no_such_file(tmp_path / "qqqq").endswith(f"look with: ls {tmp_path}")
+    assert no_such_file(tmp_path / "qqqq") == f"no such file: {tmp_path}/qqqq; {tmp_path} holds model.pt"
     assert no_such_file(tmp_path / "no" / "way" / "m.pt").endswith(f"the folder {tmp_path}/no does not exist")
     monkeypatch.chdir(tmp_path)
     assert no_such_file(Path("modl.pt")) == "no such file: modl.pt; did you mean model.pt?"
+    assert no_such_file(Path("none.pt")) == "no such file: none.pt; this folder holds model.pt"
+    (tmp_path / "model.pt").unlink()
+    (tmp_path / ".hidden").write_text("")
+    assert no_such_file(Path("model.pt")) == "no such file: model.pt; this folder holds nothing"
+
+
+@pytest.mark.parametrize(
+    ("name", "there", "close"),
+    [
+        ("none.png", ["r.layers.png", "before-after.png", "one.png"], ["one.png"]),  # not by the suffix
+        ("none.png", ["r.layers.png", "before-after.png"], []),
+        ("model.pt", ["model.safetensors", "rectify.yaml"], ["model.safetensors"]),
+        ("Model.PT", ["model.pt"], ["model.pt"]),
+        ("b.png", ["a.png", "c.png"], []),
+        ("image12.png", ["image11.png", "image21.png", "mask.png"], ["image11.png", "image21.png"]),
+        ("cat.rectified.safetensors", ["cat.safetensors", "cat.rectified.pt"], ["cat.rectified.pt"]),
+        ("pictures", ["picture", "model.pt"], ["picture"]),
+    ],
+)
+def test_only_close_names_are_meant(name: str, there: list[str], close: list[str]) -> None:
+    assert close_files(name, there) == close
 
 
 def test_reason() -> None:

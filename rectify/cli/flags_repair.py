@@ -1,0 +1,71 @@
+"""The flags of localize and edit alone."""
+
+from __future__ import annotations
+
+from rectify.cli import values
+from rectify.cli.flags import flag, switch
+
+MODES = ("dynamic", "static")
+
+TRIAL = (
+    flag(
+        "trial",
+        "Localize",
+        "Try an edit of every candidate layer, however long it takes [default: as many as a minute affords].",
+        values.switch,
+        "",
+        default=False,
+        key=None,
+    ),
+)
+EDIT = (
+    flag(
+        "out",
+        "Edit",
+        "The repaired model [default: MODEL's stem + .rectified.safetensors].",
+        values.path,
+        "FILE",
+        spellings=("-o", "--out"),
+        key="edit.out",
+    ),
+    flag("layer", "Edit", "The layer to edit.", metavar="auto|NAME", default="auto", key="edit.layer"),
+    flag(
+        "mode",
+        "Edit",
+        "Layer by layer until the gap closes, or one edit.",
+        values.one_of(*MODES),
+        "|".join(MODES),
+        default="dynamic",
+        key="edit.mode",
+    ),
+    flag("rank", "Edit", "Rank of the edit.", values.auto_or_rank, "auto|N", default="auto", key="edit.rank"),
+    flag(
+        "refine",
+        "Edit",
+        "Move all layers together where closed forms one by one fall short; off saves minutes.",
+        values.one_of("auto", "off"),
+        "auto|off",
+        default="auto",
+        key="edit.refine",
+    ),
+    flag("delta", "Edit", "Write the edit alone, as low-rank factors.", values.path, "FILE", key="edit.delta"),
+    flag(
+        "apply",
+        "Edit",
+        "Apply a delta file instead of searching for an edit.",
+        values.path,
+        "FILE",
+        key=None,
+        env=False,
+    ),
+    switch("dry_run", "Edit", "Judge the edit and write no model.", env=False),
+    switch("force", "Edit", "Overwrite an existing output; never the input.", env=False),
+    flag(
+        "out_dtype",
+        "Edit",
+        "Write the edited tensors in this type.",
+        values.one_of("float32"),
+        "float32",
+        key="edit.out_dtype",
+    ),
+)
