@@ -85,7 +85,7 @@ def command(name: str, folder: Path, pair: int, extra: list[str]) -> list[str]:
         str(folder / "preprocess.yaml"),
     ]
     args += ["--clean", str(folder / "clean" / f"{pair}.png"), "--poisoned", str(folder / "poisoned" / f"{pair}.png")]
-    return [*args, "-o", str(folder / f"out{pair}.safetensors"), "--force", "--format", "json", *extra]
+    return [*args, "-o", str(folder / f"out{pair}.safetensors"), "--force", "--no-cache", "--format", "json", *extra]
 
 
 def repair(
