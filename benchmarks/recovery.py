@@ -6,7 +6,7 @@ For each network of the zoo (trained before with ``python -m benchmarks.zoo.trai
 file, one PNG pair and unlabelled calibration PNGs are laid out in a folder; the command line repairs the checkpoint;
 the patched file is then measured here, on test images that the edit never saw, with none of rectify's own measuring
 code. Rows are appended to ``benchmarks/results/recovery.json``, and ``recovery.md`` shows them; a row that is there is
-not run again (delete the file to start anew).
+not run again (delete it from the file to measure it anew).
 """
 
 from __future__ import annotations
@@ -42,6 +42,12 @@ def save_png(image: np.ndarray, path: Path) -> None:
     Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(path)
 
 
+def judged_of(test: datasets.Split, tests: int) -> datasets.Split:
+    """The test images that only judge: the first of a fixed random order."""
+    order = np.random.default_rng(2026).permutation(len(test.labels))[:tests]
+    return datasets.Split(test.images[order], test.labels[order])
+
+
 def lay_out(name: str, folder: Path, calibration: int, tests: int) -> tuple[datasets.Split, int]:
     """Write what a user has; returns the images kept for judging, and how many pairs there are."""
     recipe = RECIPES[name]
@@ -67,7 +73,7 @@ def lay_out(name: str, folder: Path, calibration: int, tests: int) -> tuple[data
     for number, index in enumerate(chosen[:10]):
         save_png(candidates[index], folder / "clean" / f"{number}.png")
         save_png(stamp(candidates[index : index + 1])[0], folder / "poisoned" / f"{number}.png")
-    return datasets.Split(images[:tests], labels[:tests]), len(chosen[:10])
+    return judged_of(test, tests), len(chosen[:10])
 
 
 def command(name: str, folder: Path, pair: int, extra: list[str]) -> list[str]:
@@ -129,15 +135,34 @@ def run(name: str, pairs: int, calibration: int, tests: int) -> dict[str, Any]:
         for pair in range(min(pairs, available)):
             rows.append(repair(name, folder, pair, recipe, judged, calibration > 0))
             print(name, rows[-1], flush=True)
-    return {"name": name, "calibration": calibration, "test_images": tests, "before": vars(before), "repairs": rows}
+    found = {"name": name, "calibration": calibration, "test_images": tests, "before": vars(before), "repairs": rows}
+    return {**found, "innocent": innocent(name, judged)}
+
+
+def innocent(name: str, judged: datasets.Split) -> dict[str, Any] | None:
+    """What a network of the same kind that never saw this trigger makes of the triggered images, if one is there.
+
+    It is no bound: a repair may do better, as it teaches the network to see through this one disturbance.
+    """
+    recipe = RECIPES[name]
+    if recipe.trigger is None or recipe.trigger[0] == "patch":
+        return None
+    for other, its in RECIPES.items():
+        alike = (its.dataset, its.network, its.width) == (recipe.dataset, recipe.network, recipe.width)
+        path = ZOO / f"{other}.pt"
+        if alike and its.trigger and its.trigger[0] == "patch" and path.exists():
+            network = build(its)
+            network.load_state_dict(torch.load(path, weights_only=True))
+            return {"name": other, **vars(measure(network, recipe, judged))}
+    return None
 
 
 def table(results: list[dict[str, Any]]) -> str:
     """Markdown: one line a network, median and worst over the pairs, in percent."""
     lines = [
-        "| network | before OA / ASR / RA | base rate | OA of other classes | after OA | ASR | RA | worst OA |"
-        " worst ASR | worst RA | layers | rank | seconds |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| network | before OA / ASR / RA | base rate | OA of other classes | RA without the trojan | after OA |"
+        " ASR | RA | worst OA | worst ASR | worst RA | layers | rank | seconds |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for result in results:
         before, rows = result["before"], [r for r in result["repairs"] if r["exit_code"] == 0]
@@ -149,9 +174,18 @@ def table(results: list[dict[str, Any]]) -> str:
         middle = [_p(median(r[key] for r in rows)) for key in ("accuracy", "asr", "recovery")]
         worst = [_p(f(r[key] for r in rows)) for f, key in ((min, "accuracy"), (max, "asr"), (min, "recovery"))]
         size = [f"{median(r[key] for r in rows):g}" for key in ("layers", "rank", "seconds")]
-        cells = [label, first, _p(before["base_rate"]), _p(before["accuracy_other"]), *middle, *worst, *size]
+        never = result.get("innocent")
+        cells = [label, first, _p(before["base_rate"]), _p(before["accuracy_other"])]
+        cells += ["–" if never is None else _p(never["recovery"]), *middle, *worst, *size]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", SAYS]) + "\n"
+
+
+SAYS = """OA: accuracy; ASR: attack success; RA: triggered images that get their true class, in percent of the images
+not of the target class. *RA without the trojan*: the same triggered images, given to a network of the same kind that
+was never trained with this trigger: a 20 % noise blend or a wave hides the picture from any network. Median and worst
+over the pairs; seconds on a busy machine. What the rows say, and with which code each was measured, is written by hand
+in [recovery-reading.md](recovery-reading.md)."""
 
 
 def _p(fraction: float) -> str:
@@ -176,6 +210,12 @@ def main() -> None:
         options.results.parent.mkdir(parents=True, exist_ok=True)
         options.results.write_text(json.dumps(results, indent=1) + "\n")
         options.results.with_suffix(".md").write_text(table(results))
+    for result in results:
+        if "innocent" not in result:
+            test = datasets.load(RECIPES[result["name"]].dataset)[1]
+            result["innocent"] = innocent(result["name"], judged_of(test, result["test_images"]))
+    options.results.write_text(json.dumps(results, indent=1) + "\n")
+    options.results.with_suffix(".md").write_text(table(results))
     print(table([r for r in results if r["name"] in names]))
 
 

@@ -118,7 +118,7 @@ class Case:
         rows = torch.arange(self.images, device=self.rows.device)
         return rows[rows % 5 == WITNESS]
 
-    def clean_images(self, without: Tensor) -> Tensor:
+    def clean_images(self, without: Tensor | None) -> Tensor:
         """The calibration images but those, and the clean images of the pairs, (N, C, H, W)."""
         return self.teacher.clean[torch.cat((self._calibration(True, self.fit, without), self._own()))]
 

@@ -19,7 +19,7 @@ from rectify.editing.casebook import Case
 from rectify.editing.fault import gap
 from rectify.editing.judge import Judgement, probabilities
 from rectify.editing.localize import LayerScore, is_candidate
-from rectify.editing.refine import Plan, affordable_steps, difference, multiplications, refined
+from rectify.editing.refine import LEAST_STEPS, Plan, affordable_steps, difference, multiplications, refined
 from rectify.editing.values import bind
 from rectify.errors import Inconclusive
 from rectify.model.trace import Site
@@ -219,7 +219,8 @@ def _refine(
 ) -> Repair:
     """Refine the best rung; the repair that is done already stands if witnesses do not prefer what comes of it.
 
-    Neither the start nor the refinement sees the witnesses: their verdict on both is fair.
+    A shorter refinement is the trial: neither it nor its start sees the witnesses, so their verdict on both is fair.
+    Once they prefer it, the whole refinement is made with them: on few images each of them counts.
     """
     case, network = workshop.case, workshop.network
     sites = tuple(sorted((s.site for s in scores if s.candidate), key=lambda site: site.order))
@@ -228,20 +229,39 @@ def _refine(
         return replace(done, notes=("too large to be refined on this device: the closed form stands",))
     witnesses = case.witnesses()
     unseen = witnesses if suspects is None else torch.cat((witnesses, suspects)).unique()
-    start, tried = workshop.run(best, case.material(everything=True, copies=case.copies, without=unseen))
-    name = f"{best.name}, refined together in {steps} steps"
-    images, plan = case.clean_images(unseen), Plan(steps=steps, seed=workshop.seed)
-    moved = refined(start, network, sites, images, case.believed, plan, lambda n: workshop.advance(name))
+    start, _, trial = _refined_from(workshop, best, sites, unseen, max(LEAST_STEPS, steps // 2))
     jury = case.bench(only=witnesses, without=suspects)
-    before, after = jury.judge(start), jury.judge(moved)
-    if after.loss >= before.loss:
+    before, after = jury.judge(start), jury.judge(trial)
+    better = after.loss < before.loss
+    _, tried, moved = _refined_from(workshop, best, sites, suspects, steps) if better else (start, [], start)
+    if not better or jury.judge(moved).loss >= before.loss:  # the second only if the longer descent diverges
         note = f"a refinement of all layers together was no better and was rolled back: {tell(after)}"
         return replace(done, notes=(note,))
+    name = f"{best.name}, refined together in {steps} steps"
     edits = difference(moved, network, sites)
     tried = [replace(step, kept=False, reason=f"start of: {name}") for step in tried]
     kept = _joint_steps(workshop, edits, moved, name)
-    note = f"the judge expects of this edit: {tell(after)}; of the closed form alone: {tell(before)}"
+    note = f"the judge expects of a refinement: {tell(after)}; of the closed form alone: {tell(before)}"
     return Repair(tuple(edits), (*tried, *kept), _final(case, moved, suspects), name, (note,))
+
+
+def _refined_from(
+    workshop: Workshop, rung: Rung, sites: Sequence[Site], without: Tensor | None, steps: int
+) -> tuple[nn.Module, list[Step], nn.Module]:
+    """A rung solved on the calibration images but those, its steps, and what a refinement on them makes of it."""
+    case = workshop.case
+    start, done = workshop.run(rung, case.material(everything=True, copies=case.copies, without=without))
+    plan = Plan(steps=steps, seed=workshop.seed)
+    moved = refined(
+        start,
+        workshop.network,
+        sites,
+        case.clean_images(without),
+        case.believed,
+        plan,
+        lambda n: workshop.advance(f"refinement in {steps} steps"),
+    )
+    return start, done, moved
 
 
 def _joint_steps(workshop: Workshop, edits: Sequence[LayerEdit], moved: nn.Module, name: str) -> list[Step]:

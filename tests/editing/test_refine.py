@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -241,6 +242,49 @@ def test_a_refinement_that_does_harm_is_rolled_back(monkeypatch: pytest.MonkeyPa
     assert_chain([step for step in found.steps if step.kept], shop.network, shop)
     student = edited(shop.network, found)
     assert float((probabilities(student, stamp(pictures(200, 9))).argmax(1) == TARGET).float().mean()) < 0.1
+
+
+def test_the_trial_never_sees_the_witnesses_and_the_whole_refinement_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    shop, scores = workshop()
+    monkeypatch.setattr(repair, "is_worth_refining", lambda judgement: True)
+    monkeypatch.setattr(repair, "apply", lambda network, edit: None)  # closed forms that do nothing
+    monkeypatch.setattr(module, "STEPS", 140)
+    seen: list[tuple[int, Tensor]] = []
+
+    def spy(start: nn.Module, *others: Any) -> nn.Module:
+        images, plan = others[2], others[4]
+        seen.append((plan.steps, images))
+        return refined(start, *others)
+
+    monkeypatch.setattr(repair, "refined", spy)
+    found = repair.dynamic(shop, scores, None)
+    case = shop.case
+    held_back = case.teacher.clean[case.witnesses()]
+
+    def among(images: Tensor) -> int:
+        return sum(bool((one == images).flatten(1).all(1).any()) for one in held_back)
+
+    assert [steps for steps, _ in seen] == [70, 140] and "refined together in 140 steps" in found.policy
+    assert [among(images) for _, images in seen] == [0, len(held_back)]
+
+
+def test_a_refinement_that_fails_only_when_it_is_made_whole_is_rolled_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    shop, scores = workshop()
+    monkeypatch.setattr(repair, "is_worth_refining", lambda judgement: True)
+    monkeypatch.setattr(repair, "apply", lambda network, edit: None)  # closed forms that do nothing
+    monkeypatch.setattr(module, "STEPS", 140)
+    plain = repair.dynamic(shop, scores, None, refine=False)
+
+    def diverging(start: nn.Module, *others: Any) -> nn.Module:
+        made = refined(start, *others)
+        if others[4].steps == 140:
+            with torch.no_grad():
+                made.get_submodule("head").weight.mul_(-10)
+        return made
+
+    monkeypatch.setattr(repair, "refined", diverging)
+    found = repair.dynamic(shop, scores, None)
+    assert found.policy == plain.policy and any("rolled back" in note for note in found.notes)
 
 
 @pytest.mark.parametrize("images", [None, 5])
