@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from benchmarks.rivals.choice import BY_ACCURACY, by_accuracy, validated
-from benchmarks.rivals.evidence import Evidence, Method, Outcome
+from benchmarks.rivals.evidence import FULL, Evidence, Method, Outcome
 from benchmarks.rivals.training import BATCH, batches, statistics_kept
 
 EPSILON, ALPHA, RATE, MOMENTUM = 0.4, 0.2, 0.2, 0.9  # the paper's
@@ -118,8 +118,8 @@ METHOD = Method(
     source="Wu and Wang, NeurIPS 2021",
     formula="mask of batch norms against their worst perturbation, then prune",
     sees="5 % labelled",
-    settings=f"ε {EPSILON:g}, α {ALPHA:g}, SGD {RATE:g} with momentum {MOMENTUM:g} (the paper's), batches of {BATCH}; "
-    f"threshold {THRESHOLDS[0]:g} to {THRESHOLDS[-1]:g} in steps of 0.05",
+    settings=f"ε {EPSILON:g}, α {ALPHA:g}, SGD {RATE:g} with momentum {MOMENTUM:g} (the paper's), "
+    f"{FULL.mask_steps} steps of {BATCH} images; threshold {THRESHOLDS[0]:g} to {THRESHOLDS[-1]:g} in steps of 0.05",
     rule=BY_ACCURACY,
     repair=_repair,
 )

@@ -62,8 +62,8 @@ METHOD = Method(
     source="Zhu et al., ICCV 2023",
     formula="fine-tuning at the worst weights within a ball",
     sees="5 % labelled",
-    settings=f"{SGD}; learning rate and ρ {', '.join(f'{lr:g} and {rho:g}' for lr, rho in TRIED)} (the paper's ρ, for a "
-    "network sixteen times as large, is 2)",
+    settings=f"{SGD}; learning rate and ρ {', '.join(f'{lr:g} and {rho:g}' for lr, rho in TRIED)} (the "
+    "paper's ρ, for a network sixteen times as large, is 2)",
     rule=BY_ACCURACY,
     repair=_repair,
 )

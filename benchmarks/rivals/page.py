@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 from typing import Any
 
+from benchmarks.rivals.evidence import FULL, QUICK
 from benchmarks.rivals.methods import METHODS
 from benchmarks.seeds import spread
 
@@ -13,13 +14,17 @@ Row = dict[str, Any]
 
 HEAD = """# Every rival beside ours
 
-Made by `python -m benchmarks.rivals{flags}`. {tests} test images that no rival has seen; percent and points. Attack
-success (ASR) and recovery are of the images not of the target class: recovery is the share of triggered images that get
+{quick}Made by `python -m benchmarks.rivals{flags}`. {tests} test images that no rival has seen; percent and points.
+Attack success (ASR) and recovery are of the images not of the target class: recovery is the share of triggered images that get
 their *true* class. Seconds are processor time, tuning included. A seed is a pair, a draw of the labelled images and an
 order of batches. Information: *pair*, one image with and without the fault; *200 unlabelled*, clean calibration images;
 *5 % labelled*, of the training set, clean and with the right labels.
 
 What the figures say is written by hand, of the figures that it names: [rivals-reading.md](rivals-reading.md).
+"""
+SHORT = f"""The short form: {QUICK.epochs} epochs, {QUICK.mask_steps} steps of the mask, {QUICK.rounds} round of
+unlearning where the settings below say {FULL.epochs}, {FULL.mask_steps} and {FULL.rounds}. It shows that all runs, not who is better.
+
 """
 OVERALL = """## Over all trojans
 
@@ -38,7 +43,11 @@ that the patch sends to that class.
 def markdown(rows: Sequence[Row], quick: bool, tests: int) -> str:
     """The whole page."""
     trojans, cues = [r for r in rows if "with" not in r], [r for r in rows if "with" in r]
-    parts = [HEAD.format(flags=" --quick" if quick else "", tests=f"{tests:,}"), OVERALL, overall(trojans)]
+    parts = [
+        HEAD.format(quick=SHORT if quick else "", flags=" --quick" if quick else "", tests=f"{tests:,}"),
+        OVERALL,
+        overall(trojans),
+    ]
     for name in dict.fromkeys(row["network"] for row in trojans):
         parts += [_heading(name, trojans), network_table([r for r in trojans if r["network"] == name])]
     for name in dict.fromkeys(row["network"] for row in cues):

@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from benchmarks.rivals.evidence import Evidence
+from benchmarks.rivals.evidence import FULL, Evidence
 from benchmarks.zoo.train import augment
 
 BATCH = 128
 LEARNING_RATES = (0.01, 0.03, 0.1)
-SGD = "SGD, momentum 0.9, weight decay 5e-4, cosine to zero, batches of 128"
+SGD = f"{FULL.epochs} epochs of SGD, momentum 0.9, weight decay 5e-4, cosine to zero, batches of {BATCH}"
 
 Loss = Callable[[], Tensor]
 Step = Callable[[nn.Module, torch.optim.Optimizer, Loss], None]
