@@ -15,15 +15,16 @@ Row = dict[str, Any]
 HEAD = """# Every rival beside ours
 
 {quick}Made by `python -m benchmarks.rivals{flags}`. {tests} test images that no rival has seen; percent and points.
-Attack success (ASR) and recovery are of the images not of the target class: recovery is the share of triggered images that get
-their *true* class. Seconds are processor time, tuning included. A seed is a pair, a draw of the labelled images and an
-order of batches. Information: *pair*, one image with and without the fault; *200 unlabelled*, clean calibration images;
-*5 % labelled*, of the training set, clean and with the right labels.
+Attack success (ASR) and recovery are of the images not of the target class: recovery is the share of triggered images
+that get their *true* class. Seconds are processor time, tuning included. A seed is a pair, a draw of the labelled
+images and an order of batches. Information: *pair*, one image with and without the fault; *200 unlabelled*, clean
+calibration images; *5 % labelled*, of the training set, clean and with the right labels.
 
 What the figures say is written by hand, of the figures that it names: [rivals-reading.md](rivals-reading.md).
 """
 SHORT = f"""The short form: {QUICK.epochs} epochs, {QUICK.mask_steps} steps of the mask, {QUICK.rounds} round of
-unlearning where the settings below say {FULL.epochs}, {FULL.mask_steps} and {FULL.rounds}. It shows that all runs, not who is better.
+unlearning where the settings below say {FULL.epochs}, {FULL.mask_steps} and {FULL.rounds}. It shows that all runs,
+not who is better.
 
 """
 OVERALL = """## Over all trojans
