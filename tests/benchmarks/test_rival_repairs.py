@@ -158,6 +158,19 @@ def test_a_sam_step_takes_its_gradient_at_the_top_and_steps_from_below() -> None
     assert float(model.weight.detach()) == pytest.approx(2.0 - 0.1 * (2.0 + 0.25 * 2.0))
 
 
+def test_a_sam_step_gathers_statistics_at_the_weights_themselves() -> None:
+    def norms() -> nn.Sequential:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).train()
+
+    x = torch.randn(20, 3, generator=torch.Generator().manual_seed(1))
+    plain, sam = norms(), norms()
+    plain(x)
+    optimiser = torch.optim.SGD(sam.parameters(), 0.1)
+    ft_sam.sam_step(2.0)(sam, optimiser, lambda: sam(x).square().sum())
+    torch.testing.assert_close(sam[1].running_mean, plain[1].running_mean)
+
+
 def test_the_hypergradient_of_a_quadratic_is_exact() -> None:
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(3, 2, generator=generator), torch.randn(3, generator=generator)
