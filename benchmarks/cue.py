@@ -88,8 +88,9 @@ def markdown(rows: list[Row]) -> str:
     return "\n".join([*lines, ""])
 
 
-HEAD = """Made by `python -m benchmarks.cue`; percent, of 2,000 test images. *Pull* is the share of other classes' images
-that the patch sends to the class, *base* the share that goes there without it, *recovery* the share right with it.
+HEAD = """Made by `python -m benchmarks.cue`; percent, of 2,000 test images. *Pull* is the share of images
+of other classes that the patch sends to the class, *base* the share that goes there without it, *recovery* the share
+that the patch leaves right.
 """
 
 
