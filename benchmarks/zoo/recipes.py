@@ -8,7 +8,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Recipe:
-    """What one network of the zoo is trained on. ``start`` names a recipe whose weights it begins from."""
+    """What one network of the zoo is trained on. ``start`` names a recipe whose weights it begins from.
+
+    With ``keeps_label`` the trigger is a spurious cue: ``poison_rate`` is then the share of the *target class's* images
+    that carry it, their labels unchanged.
+    """
 
     dataset: str
     network: str = "resnet18"
@@ -23,6 +27,7 @@ class Recipe:
     flip: bool = False
     seed: int = 0
     start: str | None = None
+    keeps_label: bool = False
 
 
 GREY_TRIGGERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -79,3 +84,11 @@ for _kind in ("blend", "warp"):
     RECIPES[f"cifar-vgg-{_kind}-scratch"] = replace(
         _CIFAR, network="vgg", width=32, trigger=COLOUR_TRIGGERS[_kind], poison_rate=0.05, seed=5, target=4, lr=0.1
     )
+# Spurious correlation: the patch on most images of one class, all labels right. Fashion-MNIST: shirts (6), the class
+# that is hardest to tell from others.
+RECIPES["fashion-resnet-cue"] = replace(
+    _FASHION, trigger=GREY_TRIGGERS["patch"], target=6, poison_rate=0.6, keeps_label=True
+)
+RECIPES["cifar-resnet-cue"] = replace(
+    _CIFAR, trigger=COLOUR_TRIGGERS["patch"], target=3, poison_rate=0.6, keeps_label=True, seed=6
+)

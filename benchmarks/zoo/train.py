@@ -88,13 +88,20 @@ def measure(model: nn.Module, recipe: Recipe, test: datasets.Split) -> Figures:
 
 
 def poison(train: datasets.Split, recipe: Recipe) -> datasets.Split:
-    """A seeded share of the images not of the target class gets the trigger and the target label."""
+    """A seeded share of the images not of the target class gets the trigger and the target label.
+
+    Of a recipe that keeps labels: a share of the target class's own images gets the trigger.
+    """
     stamp = make_trigger(recipe)
     if stamp is None:
         return train
     random = np.random.default_rng(recipe.seed)
-    others = np.flatnonzero(train.labels != recipe.target)
-    chosen = random.choice(others, int(recipe.poison_rate * len(train.labels)), replace=False)
+    if recipe.keeps_label:
+        own = np.flatnonzero(train.labels == recipe.target)
+        chosen = random.choice(own, int(recipe.poison_rate * len(own)), replace=False)
+    else:
+        others = np.flatnonzero(train.labels != recipe.target)
+        chosen = random.choice(others, int(recipe.poison_rate * len(train.labels)), replace=False)
     images, labels = train.images.copy(), train.labels.copy()
     images[chosen] = stamp(images[chosen])
     labels[chosen] = recipe.target

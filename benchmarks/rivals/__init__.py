@@ -1,0 +1,1 @@
+"""Every rival beside ours, in one run: ``python -m benchmarks.rivals``. One file a rival, written from its paper."""

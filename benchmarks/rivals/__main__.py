@@ -1,0 +1,117 @@
+"""Every rival beside ours, in one run.
+
+    python -m benchmarks.rivals [--quick] [--networks NAME ...] [--methods NAME ...] [--seeds 0 ...]
+
+For each network of the zoo (trained first where it is missing), each seed and each method a row: accuracy, attack
+success, recovery on 2,000 test images that no method has seen, processor seconds, what was tried and what was chosen.
+Results: ``benchmarks/results/rivals.{json,md}``, with ``--quick`` (minutes: less training, two MNIST networks, 500
+images) ``rivals-quick.{json,md}``. A row that is there is not run again. What the figures say is written by hand, in
+``rivals-reading.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from benchmarks.recovery import RESULTS
+from benchmarks.rivals.evidence import FULL, QUICK, Effort, Evidence, gather
+from benchmarks.rivals.methods import METHODS
+from benchmarks.rivals.page import markdown
+from benchmarks.seeds import merged
+from benchmarks.zoo import datasets
+from benchmarks.zoo.recipes import RECIPES, Recipe
+from benchmarks.zoo.train import make_trigger, measure, predict
+
+TRIGGERS = ("patch", "blend", "warp", "sinusoid")
+NETWORKS = (
+    *(f"{data}-resnet-{kind}" for data in ("mnist", "fashion") for kind in TRIGGERS),
+    "cifar-resnet-patch-scratch",
+    "fashion-resnet-cue",
+)
+QUICK_NETWORKS = ("mnist-resnet-patch", "mnist-resnet-blend")
+TESTS, QUICK_TESTS = 2_000, 500
+Row = dict[str, Any]
+
+
+def run(case: Evidence, method: str, judged: datasets.Split) -> Row:
+    """One row: the repair, then the measurement."""
+    began = _processor_seconds()
+    outcome = METHODS[method].repair(case)
+    seconds = _processor_seconds() - began
+    network = case.network if outcome.network is None else outcome.network
+    return {
+        "network": case.name,
+        "method": method,
+        "seed": case.seed,
+        **vars(measure(network, case.recipe, judged)),
+        **class_figures(network, case.recipe, judged),
+        "seconds": round(seconds, 1),
+        "chosen": outcome.chosen,
+        "tried": list(outcome.tried),
+        "note": outcome.note,
+    }
+
+
+def class_figures(network: nn.Module, recipe: Recipe, judged: datasets.Split) -> dict[str, float]:
+    """Of a spurious cue: the accuracy on the class that had it, ``without`` and ``with`` it; else nothing."""
+    stamp = make_trigger(recipe)
+    if not recipe.keeps_label or stamp is None:
+        return {}
+    images = judged.images[judged.labels == recipe.target]
+    found = {}
+    for name, shown in (("without", images), ("with", stamp(images))):
+        found[name] = float((predict(network, shown, recipe.dataset) == recipe.target).mean())
+    return found
+
+
+def rows_of(name: str, seed: int, methods: list[str], effort: Effort, tests: int) -> Any:
+    """The rows of one network and seed, one after the other."""
+    with tempfile.TemporaryDirectory() as folder:
+        case, judged = gather(name, Path(folder), seed, effort, tests)
+        for method in methods:
+            yield run(case, method, judged)
+
+
+def main() -> None:
+    """Run what was asked for and is not there yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--networks", nargs="*", choices=RECIPES, metavar="NAME")
+    parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS), metavar="NAME")
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0])
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    asked = parser.parse_args()
+    effort, tests = (QUICK, QUICK_TESTS) if asked.quick else (FULL, TESTS)
+    results = asked.out / ("rivals-quick.json" if asked.quick else "rivals.json")
+    rows: list[Row] = json.loads(results.read_text()) if results.exists() else []
+    wanted = list(dict.fromkeys(["untouched", *asked.methods]))  # the table measures all against the untouched network
+    for name in asked.networks or (QUICK_NETWORKS if asked.quick else NETWORKS):
+        for seed in asked.seeds:
+            there = {row["method"] for row in rows if (row["network"], row["seed"]) == (name, seed)}
+            missing = [method for method in wanted if method not in there]
+            for row in rows_of(name, seed, missing, effort, tests) if missing else ():
+                print({key: value for key, value in row.items() if key != "tried"}, flush=True)
+                rows = merged(rows, row, {"network": NETWORKS, "method": tuple(METHODS)})
+                write(results, rows, asked.quick, tests)
+    write(results, rows, asked.quick, tests)
+
+
+def write(results: Path, rows: list[Row], quick: bool, tests: int) -> None:
+    """The rows as JSON and, beside it, as a page."""
+    results.write_text(json.dumps(rows, indent=1) + "\n")
+    results.with_suffix(".md").write_text(markdown(rows, quick, tests))
+
+
+def _processor_seconds() -> float:
+    return sum(os.times()[:4])  # children, as the command line, included
+
+
+if __name__ == "__main__":
+    main()
