@@ -15,8 +15,8 @@ Steps are orthogonalised momentum (Muon, Jordan et al. 2024), taken in coordinat
 the identity for a second moment: with ``C = L L^T`` the gradient G of a weight W becomes that of ``V = W L``, namely
 ``G L^-T``, and a step D of V is ``D L^-1`` of W. A step then changes what a layer gives on clean images by a known
 share of its norm, and goes furthest in directions that clean keys hardly use, where the fault can be taken out at no
-cost: the metric of the closed forms. On a CIFAR-10 blend it halved the recovery that plain orthogonal steps left
-missing.
+cost: the metric of the closed forms. Together with this the activations weigh nearly all; on a CIFAR-10 blend the
+recovery that was missing fell from eight points to three (benchmarks/results/recovery-reading.md).
 """
 
 from __future__ import annotations
