@@ -105,7 +105,8 @@ sys.exit(main(words))
 def in_a_save(name: str, times: int, save: int, place: Path, words: list[str] = KEPT) -> Said:
     """Run the command in a process that gets a signal, so many times, when the so-manieth state is half written."""
     command = [sys.executable, "-c", STOPPED_IN_A_SAVE, name, str(times), str(save), *words]
-    env = environment() | ONE_THREAD
+    # As many threads as the whole run had: sums of another order are other sums.
+    env = environment() | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     done = subprocess.run(command, cwd=place, env=env, capture_output=True, text=True, timeout=300, check=False)
     return Said(done.returncode, done.stdout, done.stderr)
 
