@@ -204,7 +204,9 @@ def dynamic(workshop: Workshop, scores: Sequence[LayerScore], rank: int | None, 
     student, steps = workshop.run(chosen.rung, case.material(everything=True, copies=case.copies, without=suspects))
     done = Repair(tuple(s.edit for s in steps), tuple(steps), _final(case, student, suspects), chosen.rung.name, ())
     if refine and rank is None and case.carried and case.calibrated and is_worth_refining(chosen.judgement):
-        done = _refine(workshop, scores, min(attempts, key=lambda a: a.judgement.loss).rung, done, suspects)
+        best = min(attempts, key=lambda a: a.judgement.loss).rung
+        solved = (student, steps) if best is chosen.rung else None
+        done = _refine(workshop, scores, best, solved, done, suspects)
     elif not (is_whole(chosen.judgement) or is_good(chosen.judgement)):
         notes.append(f"the judge expects of this edit, chosen from {len(attempts)}: {tell(chosen.judgement)}")
     return replace(done, steps=(*tried, *done.steps), notes=(*notes, *done.notes))
@@ -215,12 +217,18 @@ def _final(case: Case, student: nn.Module, suspects: Tensor | None) -> Judgement
 
 
 def _refine(
-    workshop: Workshop, scores: Sequence[LayerScore], best: Rung, done: Repair, suspects: Tensor | None
+    workshop: Workshop,
+    scores: Sequence[LayerScore],
+    best: Rung,
+    solved: tuple[nn.Module, list[Step]] | None,
+    done: Repair,
+    suspects: Tensor | None,
 ) -> Repair:
     """Refine the best rung; the repair that is done already stands if witnesses do not prefer what comes of it.
 
     A shorter refinement is the trial: neither it nor its start sees the witnesses, so their verdict on both is fair.
-    Once they prefer it, the whole refinement is made with them: on few images each of them counts.
+    Once they prefer it, the whole refinement is made with them: on few images each of them counts. ``solved`` is the
+    rung on all images, if somebody has solved it before.
     """
     case, network = workshop.case, workshop.network
     sites = tuple(sorted((s.site for s in scores if s.candidate), key=lambda site: site.order))
@@ -229,14 +237,17 @@ def _refine(
         return replace(done, notes=("too large to be refined on this device: the closed form stands",))
     witnesses = case.witnesses()
     unseen = witnesses if suspects is None else torch.cat((witnesses, suspects)).unique()
-    start, _, trial = _refined_from(workshop, best, sites, unseen, max(LEAST_STEPS, steps // 2))
     jury = case.bench(only=witnesses, without=suspects)
+    start, _ = workshop.run(best, case.material(everything=True, copies=case.copies, without=unseen))
+    trial = _moved(workshop, start, sites, unseen, max(LEAST_STEPS, steps // 2))
     before, after = jury.judge(start), jury.judge(trial)
-    better = after.loss < before.loss
-    _, tried, moved = _refined_from(workshop, best, sites, suspects, steps) if better else (start, [], start)
-    if not better or jury.judge(moved).loss >= before.loss:  # the second only if the longer descent diverges
-        note = f"a refinement of all layers together was no better and was rolled back: {tell(after)}"
-        return replace(done, notes=(note,))
+    if after.loss >= before.loss:
+        return _rolled_back(done, after)
+    start, tried = solved or workshop.run(best, case.material(everything=True, copies=case.copies, without=suspects))
+    moved = _moved(workshop, start, sites, suspects, steps)
+    whole = jury.judge(moved)
+    if whole.loss >= before.loss:  # the longer descent has diverged
+        return _rolled_back(done, whole)
     name = f"{best.name}, refined together in {steps} steps"
     edits = difference(moved, network, sites)
     tried = [replace(step, kept=False, reason=f"start of: {name}") for step in tried]
@@ -245,23 +256,20 @@ def _refine(
     return Repair(tuple(edits), (*tried, *kept), _final(case, moved, suspects), name, (note,))
 
 
-def _refined_from(
-    workshop: Workshop, rung: Rung, sites: Sequence[Site], without: Tensor | None, steps: int
-) -> tuple[nn.Module, list[Step], nn.Module]:
-    """A rung solved on the calibration images but those, its steps, and what a refinement on them makes of it."""
-    case = workshop.case
-    start, done = workshop.run(rung, case.material(everything=True, copies=case.copies, without=without))
-    plan = Plan(steps=steps, seed=workshop.seed)
-    moved = refined(
-        start,
-        workshop.network,
-        sites,
-        case.clean_images(without),
-        case.believed,
-        plan,
-        lambda n: workshop.advance(f"refinement in {steps} steps"),
-    )
-    return start, done, moved
+def _rolled_back(done: Repair, verdict: Judgement) -> Repair:
+    """The repair that stands, with what the witnesses made of the refinement."""
+    note = f"a refinement of all layers together was no better and was rolled back: {tell(verdict)}"
+    return replace(done, notes=(note,))
+
+
+def _moved(
+    workshop: Workshop, start: nn.Module, sites: Sequence[Site], without: Tensor | None, steps: int
+) -> nn.Module:
+    """What a refinement on the calibration images but those makes of an edited network."""
+    case, plan = workshop.case, Plan(steps=steps, seed=workshop.seed)
+    images = case.clean_images(without)
+    label = f"refinement in {steps} steps"
+    return refined(start, workshop.network, sites, images, case.believed, plan, lambda n: workshop.advance(label))
 
 
 def _joint_steps(workshop: Workshop, edits: Sequence[LayerEdit], moved: nn.Module, name: str) -> list[Step]:

@@ -48,7 +48,7 @@ MOMENTUM = 0.9
 WARM_UP = 10
 FEATURES = 600.0  # weight of the activations' misfit beside the two divergences: nearly all
 LEAST_STEPS = 60  # fewer are not worth beginning
-WORK = {"cpu": 2.4e13, "cuda": 1.2e15}  # multiplications that one refinement may cost: some four minutes on two cores
+WORK = {"cpu": 2.4e13, "cuda": 1.2e15}  # multiplications that a whole refinement may cost; its trial costs half
 _QUINTIC = (3.4445, -4.7750, 2.0315)  # coefficients of the Newton-Schulz iteration (Jordan et al. 2024)
 
 
@@ -134,16 +134,18 @@ class Mover:
     """
 
     def __init__(self, layer: Layer, root: Tensor) -> None:
-        self.layer = layer
         self.weight = layer.module.weight.requires_grad_(True)
         matrix = layer.weight().detach()
         self.root = root.to(matrix)
-        self.size = float((matrix @ self.root).norm())  # of V: the root mean square of what the layer gives, about
+        self.size = float((matrix @ self.root).norm())  # of V: root of the mean squared norm of what the layer gives
         self.momentum = torch.zeros_like(matrix)
 
     @torch.no_grad()
     def step(self, gradient: Tensor, rate: float) -> None:
-        """Move the weight by ``rate`` times the size of V, in V's metric, down a gradient of the weight's shape."""
+        """Move the weight down a gradient of its own shape, by ``rate`` (a share) of the norm that V had at the start.
+
+        The momentum is that of Nesterov, on ``G L^-T``; see the head of this module for the metric and its source.
+        """
         matrix = gradient.reshape(self.momentum.shape)
         white = torch.linalg.solve_triangular(self.root.mT, matrix, upper=True, left=False)  # G L^-T
         self.momentum.mul_(MOMENTUM).add_(white)
