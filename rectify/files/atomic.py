@@ -87,7 +87,8 @@ def _is_running(path: Path) -> bool:
     """Whether it is the source of a module that was imported: that of --arch, and whatever that imports."""
     if path.suffix != ".py" and not os.path.islink(path):
         return False
-    return os.path.realpath(path) in {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    return os.path.realpath(path) in {os.path.realpath(file) for file in files if isinstance(file, str)}
 
 
 def _same(path: Path, other: Path) -> bool:

@@ -156,11 +156,18 @@ def count_classes(source: Path) -> int:
         return max(int(name) for name in names) + 1
     if len(names) < 2:
         found = f"{len(names)} class folder{'s' * (len(names) != 1)}"
-        above = source.resolve().parent
-        inside = any(p.suffix.lower() in SUFFIXES for p in source.iterdir()) and len(class_folders(above)) > 1
+        inside = any(p.suffix.lower() in SUFFIXES for p in source.iterdir()) and _has_classes(source.resolve().parent)
         hint = f"; did you mean {plain(source.parent)}?" if inside and not names else ""
         raise ImageError(f"{plain(source)} has {found}: a classifier needs two or more{hint}")
     return len(names)
+
+
+def _has_classes(folder: Path) -> bool:
+    """Whether a folder can be read as one with a folder a class."""
+    try:
+        return len(class_folders(folder)) > 1
+    except (ImageError, OSError):
+        return False
 
 
 def _deep_classes(data: Labelled, source: Path) -> tuple[str, ...]:

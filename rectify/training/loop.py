@@ -232,10 +232,12 @@ def _in_words(run: Training) -> Iterator[None]:
     """What a network cannot do, or its own code raises, becomes a line that says what to do; our errors stay errors."""
     try:
         yield
-    except (RectifyError, MemoryError, torch.OutOfMemoryError):
+    except (RectifyError, MemoryError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:
         said = str(error)
+        if "can't allocate memory" in said:  # out of memory, as torch says it on the CPU
+            raise
         if run.plan.objective in ("input-gradient", *WITH_PATHS) and _once_only(said):
             what = said.partition("derivative for ")[2].partition(" ")[0].removeprefix("aten::") or "own operation"
             raise TrainingError(
