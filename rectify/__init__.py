@@ -248,16 +248,15 @@ def train(
         See `rectify.errors`; `TrainingError` if the loss is no number.
     """
     import rectify.jobs as jobs
-    from rectify.training.data import Labelled, read, read_to_train
+    from rectify.training.data import Labelled, read_to_train
     from rectify.training.measure import Trial
     from rectify.training.presets import Plan, weight_of
 
     wanted = plan or Plan(objective="ig-sum-norm", weight=weight_of("ig-sum-norm"), seed=options.get("seed", 0))
 
-    args = subject.preprocess, subject.num_classes
-    images, judges = (data, None) if isinstance(data, Labelled) else read_to_train(Path(data), *args)
-    if val is not None:
-        judges = val if isinstance(val, Labelled) else read(Path(val), *args)
+    given = data if isinstance(data, Labelled) else Path(data)
+    judging = val if val is None or isinstance(val, Labelled) else Path(val)
+    images, judges = read_to_train(given, subject.preprocess, subject.num_classes, judging)
     what = jobs.Trained(wanted, images, judges)
     what = dataclasses.replace(what, trial=Trial(wanted.eps, attack_samples, seed=wanted.seed))
     report: dict[str, Any] = jobs.run_train(

@@ -51,6 +51,7 @@ class Setting:
     value: Any
     source: str
     rank: Rank
+    own: bool = False  # from the section of a file that is for this command alone
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ def _from_file(file: Path, folder: Path, command: str) -> tuple[dict[str, Settin
             continue
         value = _read(flag, raw, f"{where}: {key}", ConfigError)
         source = where if only is None else f"{where} ({only})"
-        setting = Setting(_relative_to(flag, value, file.parent, folder), source, Rank.FILE)
+        setting = Setting(_relative_to(flag, value, file.parent, folder), source, Rank.FILE, only is not None)
         if only is None:
             shared[flag.name] = setting
         elif only == command:
@@ -238,7 +239,7 @@ def _unknown(place: str, where: str) -> str:
         return f"{where}: {_REFUSED}"
     if last in ALL_FLAGS and ALL_FLAGS[last].place is None:
         return f"{where}: {last} is not for a file; say {ALL_FLAGS[last].label} on the command line"
-    inside = list(_inside(section)) if section else [*(k.rpartition(".")[2] for k in _PLACES), *_SECTIONS]
+    inside = list(_inside(section)) if section else [*_SHORT, *_SECTIONS]
     near = get_close_matches(last, inside, 1)
     if near:
         shown = near[0] if section else _SHORT.get(near[0], near[0])
@@ -298,7 +299,10 @@ def show(settings: Settings, derived: Mapping[str, Setting] | None = None) -> st
         if value is None or value is False or value == [] or name == "show_config":
             continue
         place = flag.place or ""
-        key = flag.name if place.rpartition(".")[2] == flag.name else place
+        last = place.rpartition(".")[2]
+        key = flag.name if last == flag.name else place
+        if name in settings.said and settings.said[name].own:
+            key = f"{settings.command}.{last}"
         line = f"{key}: {_written(value)}" if place else f"# {flag.label} {_written(value)}"
         lines.append(f"{line:<48}  # {settings.source(name)}")
     lines += [f"{f'# {name}: {_written(one.value)}':<48}  # {one.source}" for name, one in (derived or {}).items()]

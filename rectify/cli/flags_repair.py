@@ -8,14 +8,10 @@ from rectify.cli.flags import flag, switch
 MODES = ("dynamic", "static")
 
 TRIAL = (
-    flag(
+    switch(
         "trial",
         "Localize",
         "Try an edit of every candidate layer, however long it takes [default: as many as a minute affords].",
-        values.switch,
-        "",
-        default=False,
-        key=None,
     ),
 )
 EDIT = (

@@ -12,7 +12,8 @@ TRAIN_DATA = (  # a name and place of its own: `data` of a rectify.yaml judges, 
     flag(
         "train_data",
         "Data",
-        "Images to train on: a folder a class, a CSV file, flowers-102, or mnist, fashion-mnist, cifar10.",
+        "Images to train on: a folder a class, a CSV file, torchvision's flowers-102 folder; or by name, fetched: "
+        "mnist, fashion-mnist, cifar10.",
         values.path,
         "DIR|CSV|NAME",
         spellings=("--data",),

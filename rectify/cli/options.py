@@ -24,7 +24,7 @@ from rectify.cli.flags_shared import (
     PREPROCESS,
     SETTINGS,
 )
-from rectify.cli.flags_train import ROWS, TRAIN, TRAIN_DATA
+from rectify.cli.flags_train import TRAIN, TRAIN_DATA
 from rectify.names import METHODS
 
 __all__ = [
@@ -37,7 +37,6 @@ __all__ = [
     "LOCALIZE_FLAGS",
     "MODEL_ARGUMENT",
     "PANELS",
-    "ROWS",
     "TRAIN_FLAGS",
     "Flag",
     "unique",

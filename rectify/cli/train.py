@@ -112,21 +112,17 @@ def _subject(settings: Settings, made: Preset | None, source: Path, terminal: Te
 
 def _images(settings: Settings, subject: Subject, source: Path) -> tuple[Labelled, Labelled | None]:
     from rectify.files.words import no_such_file
-    from rectify.training.data import check_alike, packaged_name, read, read_packaged, read_to_train
+    from rectify.training.data import packaged_name, read_packaged, read_to_train
 
-    val: Labelled | None = None
+    asked = settings["val"]
+    if asked is not None and not os.path.lexists(asked):
+        raise ImageError(f"--val: {no_such_file(asked)}")
     if name := packaged_name(source):
         if subject.num_classes != 10:
             raise UsageError(f"--data {name} has 10 classes, the network {subject.num_classes}")
-        data, val = read_packaged(name, subject.preprocess, data_folder(settings))
-    else:
-        data, val = read_to_train(source, subject.preprocess, subject.num_classes)
-    if settings["val"] is not None:
-        if not os.path.lexists(settings["val"]):
-            raise ImageError(f"--val: {no_such_file(settings['val'])}")
-        val = read(settings["val"], subject.preprocess, subject.num_classes)
-        check_alike(data, val)
-    return data, val
+        train, test = read_packaged(name, subject.preprocess, data_folder(settings))
+        return read_to_train(train, subject.preprocess, subject.num_classes, asked or test)
+    return read_to_train(source, subject.preprocess, subject.num_classes, asked)
 
 
 def data_folder(settings: Settings) -> Path:

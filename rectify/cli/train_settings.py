@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rectify.cli.config import Rank, Setting, Settings, show
-from rectify.cli.values import schedule_of, schedule_text
+from rectify.cli.values import schedule_of
 from rectify.errors import PreprocessError, RectifyError, UsageError
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def shown(settings: Settings) -> str:
     UsageError
         If the plan makes no sense.
     """
-    from rectify.training.presets import preset
+    from rectify.training.presets import preset, schedule_text
 
     made = None if settings["preset"] is None else preset(settings["preset"], settings["objective"])
     origin = f"preset {settings['preset']}" if made else "default"
@@ -178,12 +178,12 @@ def _derived(made: Preset | None, plan: Plan, origin: str) -> dict[str, Setting]
     """What the plan holds besides the settings, and where it comes from."""
     from rectify.training.presets import Plan as Plain
 
-    moved = plan.attack_step != (made.plan if made else Plain()).attack_step
-    found: dict[str, tuple[Any, str]] = {
-        "attack_step": (plan.attack_step, "eps and attack_steps" if moved else origin),
-        "attack_points": (plan.attack_points, origin),
-        "summed": (plan.summed, origin),
-    }
+    base = made.plan if made else Plain()
+    follows = {"attack_step": "eps and attack_steps", "attack_points": "path_steps", "summed": "lr or optimizer"}
+    found: dict[str, tuple[Any, str]] = {}
+    for name, why in follows.items():
+        value = getattr(plan, name)
+        found[name] = value, origin if value == getattr(base, name) else why
     if plan.optimiser == "momentum":
         found["momentum"] = plan.momentum, origin
     if made:

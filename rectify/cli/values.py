@@ -103,17 +103,16 @@ def positive(raw: Any) -> float:
     return value
 
 
-Schedule = tuple[tuple[int, float], ...]  # (step, learning rate) from which it holds
-
-
 def rates(raw: Any) -> float | str:
     """A learning rate, or one that changes: ``0.002,600:0.0005`` is 0.002, and 0.0005 from step 600."""
     if isinstance(raw, str) and ("," in raw or ":" in raw):
+        from rectify.training.presets import schedule_text
+
         return schedule_text(schedule_of(raw))
     return positive(raw)
 
 
-def schedule_of(value: float | str) -> Schedule:
+def schedule_of(value: float | str) -> tuple[tuple[int, float], ...]:
     """What `rates` read, as steps and learning rates.
 
     Raises
@@ -131,13 +130,6 @@ def schedule_of(value: float | str) -> Schedule:
             raise ValueError(f"must be X, or X,STEP:X with growing steps, such as 0.002,600:0.0005, not {value!r}")
         found.append((start, positive(rate)))
     return tuple(found)
-
-
-def schedule_text(schedule: Schedule) -> float | str:
-    """A schedule as `rates` reads it back; a number where the rate never changes."""
-    if len(schedule) == 1:
-        return schedule[0][1]
-    return ",".join(f"{step}:{rate!r}" if step else repr(rate) for step, rate in schedule)
 
 
 def pixels(raw: Any) -> float:

@@ -19,10 +19,10 @@ from torch import nn
 from rectify.editing.cascade import LayerEdit
 from rectify.editing.patch import Patch, check_written, delta_tensors
 from rectify.files.architectures import Subject, load_into
+from rectify.files.atomic import ABANDONED, clear_partials
 from rectify.files.checkpoint import WrittenFile, check_target, read_checkpoint, write_tensors
 
 _YOUNG = 60.0  # seconds in which a candidate that was just written gets its lock
-_WRITTEN = 3600.0  # seconds after which nobody writes a file any more that has not changed since
 
 
 @dataclass
@@ -104,10 +104,7 @@ def clear_stale(out: Path) -> None:
                 with contextlib.suppress(OSError):
                     path.unlink()
                 os.close(lock)
-    for path in out.parent.glob(f".{name}.????????.candidate.????????.partial"):
-        if _age(path) > _WRITTEN:
-            with contextlib.suppress(OSError):
-                path.unlink()
+    clear_partials(out.parent, f"{name}.????????.candidate", ABANDONED)
 
 
 def _stem(out: Path) -> str:

@@ -139,10 +139,15 @@ def localize(
     return Localization(tuple(scores), whole)
 
 
+def images_a_pass(images: Tensor, batch: int) -> int:
+    """How many of these images (N, C, H, W) `second_moments` takes at a time where ``batch`` are asked for."""
+    return max(1, min(batch, (1 << 22) // images[0].numel()))
+
+
 @torch.no_grad()
 def second_moments(network: nn.Module, sites: Sequence[Site], images: Tensor, batch: int = 64) -> Moments:
     """C = E[k k^T] of every site in one pass over the images, (G, d, d) float64 a layer."""
-    batch = max(1, min(batch, (1 << 22) // images[0].numel()))
+    batch = images_a_pass(images, batch)
     sums: Moments = {}
     counts: dict[str, int] = {}
     for start in range(0, len(images), batch):

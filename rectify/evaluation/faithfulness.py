@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -275,10 +274,6 @@ def curves(
     settings = {"steps": steps, "fill": _name(fill), "normalised": normalise, "random_orders": orders}
     settings |= {"seed": seed, "score": score.output, "order": "signed channel sum, descending"}
     return Curves(scores, shares, Measure(kind, torch.trapezoid(scores, shares), null, settings))
-
-
-deletion = partial(curves, "deletion")
-insertion = partial(curves, "insertion")
 
 
 @dataclass(frozen=True)

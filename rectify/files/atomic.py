@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import hashlib
 import os
 import secrets
 import sys
+import time
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from rectify.errors import CheckpointError, OutputError
 from rectify.files.words import no_such_file, plain, reason
 
 _BLOCK = 1 << 20
+ABANDONED = 3600.0  # seconds after which nobody writes a file any more that has not changed since
 
 
 def sha256_of(path: Path) -> str:
@@ -146,11 +147,20 @@ def write_parts(path: Path, parts: Iterable[bytes | memoryview], *, force: bool 
             partial.unlink(missing_ok=True)
 
 
-def clear_partials(path: Path) -> None:
-    """Remove what killed processes left of half-written versions of a file; nobody may be writing it now."""
-    for partial in path.parent.glob(f".{glob.escape(_short(path.name))}.????????.partial"):
+def clear_partials(folder: Path, pattern: str, age: float = 0.0) -> None:
+    """Remove what killed processes left of half-written files.
+
+    Parameters
+    ----------
+    folder, pattern
+        Where, and of which files: the name as ``glob`` has it, with wildcards if need be.
+    age
+        Seconds since the last write below which one stays: `ABANDONED` where somebody may be writing now.
+    """
+    for partial in folder.glob(f".{pattern}.????????.partial"):
         with contextlib.suppress(OSError):
-            partial.unlink()
+            if time.time() - partial.stat().st_mtime >= age:
+                partial.unlink()
 
 
 def _short(name: str) -> str:

@@ -77,10 +77,8 @@ def read_flowers(folder: Path, part: Part) -> tuple[list[Path], list[int]]:
 
 def _numbers(file: Path, key: str) -> NDArray[np.int64]:
     """One row of whole numbers from 1."""
-    try:
-        from scipy.io import loadmat
-    except ImportError:
-        raise ImageError(f"{plain(file)} takes scipy to read: pip install scipy") from None
+    from scipy.io import loadmat  # takes long to import, and few need it
+
     try:
         found = np.atleast_1d(np.asarray(loadmat(str(file), squeeze_me=True)[key])).astype(np.int64).ravel()
     except KeyError:

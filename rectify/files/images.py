@@ -215,8 +215,8 @@ def read_labelled(path: Path, preprocess: Preprocess, num_classes: int, part: Pa
                 raise ImageError(f"{plain(path)}, line {row.line}: {what}; labels are 0 to {num_classes - 1}")
     elif flowers := flowers_folder(path):
         paths, labels = read_flowers(flowers, part)
-        if flower_classes(flowers) > num_classes:
-            raise ImageError(f"{plain(path)} has {flower_classes(flowers)} classes, and the network {num_classes}")
+        if (known := flower_classes(flowers)) > num_classes:
+            raise ImageError(f"{plain(path)} has {known} classes, and the network {num_classes}")
     else:
         require_folder(path)
         paths, labels, classes = _image_folder(path, num_classes)

@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import re
-import time
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -18,13 +17,12 @@ import torch
 from torch import Tensor
 
 from rectify.errors import CheckpointError, OutputError
-from rectify.files.atomic import write_parts
+from rectify.files.atomic import ABANDONED, clear_partials, write_parts
 from rectify.files.checkpoint import read_tensors
 from rectify.files.words import plain, reason
 
 LIMIT = 2 << 30  # bytes of all files together; the ones that were not used for longest go first
 _OURS = re.compile(r"[0-9a-f]{64}\.safetensors")
-_ABANDONED = 3600.0  # seconds after which a half-written file has no writer any more
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -94,22 +92,20 @@ class KeptMoments:
 
     def _trim(self, newest: Path) -> None:
         """Hold the folder below the limit; only files that are called as ours are touched."""
-        total, now = 0, time.time()
-        for used, size, path in sorted(_entries(self.folder), reverse=True):
-            half_written = path.suffix == ".partial"
-            total += 0 if half_written else size
-            beyond = total > self.limit and path != newest
-            if (half_written and now - used > _ABANDONED) or (not half_written and beyond):
+        clear_partials(self.folder, "[0-9a-f]" * 64 + ".safetensors", ABANDONED)
+        total = 0
+        for _, size, path in sorted(_entries(self.folder), reverse=True):
+            total += size
+            if total > self.limit and path != newest:
                 with contextlib.suppress(OSError):
                     path.unlink()
 
 
 def _entries(folder: Path) -> Iterator[tuple[float, int, Path]]:
-    """Time of last use, size and path of our files, whole or half-written."""
+    """Time of last use, size and path of our files."""
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
-            whole = _OURS.fullmatch(path.name)
-            if whole or (path.suffix == ".partial" and _OURS.match(path.name, 1)):
+            if _OURS.fullmatch(path.name):
                 with contextlib.suppress(OSError):
                     told = path.stat()
                     yield told.st_mtime, told.st_size, path

@@ -10,7 +10,6 @@ import gzip
 import hashlib
 import io
 import json
-import os
 import shutil
 import subprocess
 import tarfile
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rectify.errors import ImageError
+from rectify.files.atomic import write_parts
 from rectify.files.words import did_you_mean, plain, reason
 
 Array = NDArray[np.generic]
@@ -92,12 +92,9 @@ def load(name: str, folder: Path) -> tuple[Split, Split]:
 
 
 def _keep(arrays: list[Array], stored: Path) -> None:
-    partial = stored.with_suffix(".partial.npz")
-    try:
-        np.savez(partial, *arrays)
-        os.replace(partial, stored)
-    finally:
-        partial.unlink(missing_ok=True)
+    stream = io.BytesIO()
+    np.savez(stream, *arrays)
+    write_parts(stored, (stream.getbuffer(),))
 
 
 def _fetch(name: str, folder: Path) -> list[Array]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rectify.editing.localize import Moments, Recall, measurable
+from rectify.editing.localize import Moments, Recall, images_a_pass, measurable
 from rectify.editing.moments import POSITIONS
 from rectify.errors import OutputError
 from rectify.files.architectures import Subject
@@ -68,12 +68,11 @@ def moment_key(subject: Subject, sites: Sequence[Site], reference: Tensor, batch
     device = subject.device
     how = {
         "layout": LAYOUT,
-        "checkpoint": subject.checkpoint.sha256,
         "arch": [subject.arch, sorted((key, repr(value)) for key, value in subject.arch_args.items())],
-        "preprocess": subject.preprocess.to_dict(),
         "sites": [[site.name, *_shape(site)] for site in sites],
         "positions": POSITIONS,
-        "batch": batch,
+        "batch": images_a_pass(reference, batch),
+        "precision": torch.get_float32_matmul_precision(),
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "cpu": [torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -88,7 +89,7 @@ def run_train(
     going_on = _check_state(keeper, out, resume, force)
     check_target(out, force=force or going_on, never=protected)
     for path in (out, keeper.path):
-        clear_partials(path)
+        clear_partials(path.parent, glob.escape(path.name))
     odd = [*what.data.notes, *scarce_classes(what.data, subject.num_classes)]
     for line in odd:
         progress.say(line)

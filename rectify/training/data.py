@@ -117,16 +117,24 @@ def read(source: Path, preprocess: Preprocess, num_classes: int, part: Part = "t
     return replace(found, notes=_deep_classes(found, source))
 
 
-def read_to_train(source: Path, preprocess: Preprocess, num_classes: int) -> tuple[Labelled, Labelled | None]:
-    """What to train on, and the images that judge where the data set brings them along: those of Flowers102.
+def read_to_train(
+    source: Path | Labelled, preprocess: Preprocess, num_classes: int, val: Path | Labelled | None = None
+) -> tuple[Labelled, Labelled | None]:
+    """What to train on, and what judges: ``val``, else what the data set brings along, as Flowers102 does, else None.
 
     Raises
     ------
     ImageError
-        See `read`.
+        See `read` and `check_alike`.
     """
-    data = read(source, preprocess, num_classes, "train")
-    return data, read(source, preprocess, num_classes, "val") if flowers_folder(source) else None
+    data = source if isinstance(source, Labelled) else read(source, preprocess, num_classes, "train")
+    if isinstance(val, Path):
+        val = read(val, preprocess, num_classes)
+    if val is not None:
+        check_alike(data, val)
+    elif isinstance(source, Path) and flowers_folder(source):
+        val = read(source, preprocess, num_classes, "val")
+    return data, val
 
 
 def read_packaged(name: str, preprocess: Preprocess, folder: Path) -> tuple[Labelled, Labelled]:

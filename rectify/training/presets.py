@@ -14,6 +14,7 @@ from rectify.errors import UsageError
 from rectify.files.words import did_you_mean
 from rectify.names import OBJECTIVES
 
+Schedule = tuple[tuple[int, float], ...]  # (step, learning rate) from which it holds
 WITH_PATHS = ("ig-norm", "ig-sum-norm")
 ATTACKED = ("madry", *WITH_PATHS)
 WEIGHTS = {"input-gradient": 1.0, "ig-norm": 1.0, "ig-sum-norm": 0.1}
@@ -64,7 +65,7 @@ class Plan:
     optimiser: str = "adam"
     momentum: float = 0.9
     weight_decay: float = 0.0
-    schedule: tuple[tuple[int, float], ...] = ((0, 1e-4),)
+    schedule: Schedule = ((0, 1e-4),)
     summed: bool = False
     seed: int = 0
 
@@ -159,6 +160,13 @@ _STEPS = {"mnist": 100_000, "fashion-mnist": 100_000, "gtsrb": 70_000, "flower":
 _NATURAL_STEPS = {"mnist": 25_000, "fashion-mnist": 25_000}
 _WEIGHTS = {"gtsrb": {"ig-sum-norm": 1.0}, "flower": {"ig-norm": 0.1}}  # where they are not those of MNIST
 PRESETS = (*_ROWS, *(f"{name}-quick" for name in _ROWS))
+
+
+def schedule_text(schedule: Schedule) -> float | str:
+    """A schedule as ``--lr`` reads it: ``0.002,600:0.0005``; a number where the rate never changes."""
+    if len(schedule) == 1:
+        return schedule[0][1]
+    return ",".join(f"{step}:{rate!r}" if step else repr(rate) for step, rate in schedule)
 
 
 def preset(name: str, objective: str | None = None) -> Preset:

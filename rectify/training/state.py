@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from rectify.errors import CheckpointError, OutputError, TrainingError, UsageError
 from rectify.files.atomic import write_atomic
 from rectify.files.words import plain, reason
+from rectify.training.presets import schedule_text
 
 SECONDS = 30.0  # between two states
 SHARE = 0.05  # of the time that may go into writing them
@@ -180,19 +181,14 @@ def _check_plan(told: dict[str, Any], plan: dict[str, Any], path: Path) -> None:
 
 
 def _shown(key: str, before: Any, now: Any) -> tuple[str, str]:
-    """A setting then and now as it would be typed: a schedule by its learning rates, of a mapping what differs."""
+    """A setting then and now as it would be typed; of a mapping what differs."""
     if key == "schedule" and before and now:
-        return schedule_words(before), schedule_words(now)
+        return str(schedule_text(before)), str(schedule_text(now))
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         odd = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
         words = [", ".join(f"{name}={side[name]}" for name in odd if name in side) for side in (before, now)]
         return plain(words[0] or "left out"), plain(words[1] or "left out")
     return plain(before), plain(now)
-
-
-def schedule_words(schedule: Any) -> str:
-    """``0.002, 0.0005 from step 600``."""
-    return ", ".join(f"{rate:g} from step {start}" if start else f"{rate:g}" for start, rate in schedule)
 
 
 def random_states() -> dict[str, Any]:

@@ -234,10 +234,10 @@ localize:
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
-        ("edit", {"report": ["edit.json", "edit.html"], "seed": 2, "rank": "3"}),
+        ("edit", {"edit.report": ["edit.json", "edit.html"], "edit.seed": 2, "rank": "3", "report": None}),
         ("localize", {"report": ["all.json"], "seed": 1}),
-        ("explain", {"report": ["maps.html"], "seed": 1, "explain.method": ["ig", "uni"]}),
-        ("evaluate", {"report": ["all.json"], "explain.method": ["gradient"], "min_accuracy": 0.5, "samples": 7}),
+        ("explain", {"explain.report": ["maps.html"], "seed": 1, "method": ["ig", "uni"]}),
+        ("evaluate", {"report": ["all.json"], "evaluate.method": ["gradient"], "evaluate.min_accuracy": 0.5, "samples": 7}),
         ("train", {"report": ["all.json"], "min_accuracy": None}),
     ],
 )
@@ -245,7 +245,6 @@ def test_a_section_of_a_command_is_for_it_alone_and_wins(rectify_, library, comm
     write(Path("rectify.yaml"), OWN)
     words = ["--data", "data"] if command == "train" else []
     found = settings_of(rectify_(command, "model.pt", *words, "--show-config"))
-    found |= {f"explain.{name}": found[name] for name in ("method",) if name in found}
     assert {name: found.get(name) for name in expected} == expected
 
 
@@ -253,10 +252,26 @@ def test_the_source_says_which_section(rectify_, library, monkeypatch) -> None:
     write(Path("rectify.yaml"), OWN)
     said = rectify_("edit", "--show-config")
     sources = {line.split(":")[0]: line.split("# ")[1] for line in said.out.splitlines()[2:]}
-    assert (sources["report"], sources["rank"]) == ("rectify.yaml (edit)", "rectify.yaml")
+    assert (sources["edit.report"], sources["rank"]) == ("rectify.yaml (edit)", "rectify.yaml")
     monkeypatch.setenv("RECTIFY_SEED", "5")
     assert settings_of(rectify_("edit", "--show-config"))["seed"] == 5
     assert settings_of(rectify_("edit", "--show-config", "--report", "r.md"))["report"] == ["r.md"]
+
+
+@pytest.mark.parametrize("command", ["edit", "localize", "explain", "evaluate"])
+def test_what_is_shown_and_saved_sets_every_command_as_before(rectify_, library, command: str) -> None:
+    """What is for one command alone stays so: a saved answer of `edit` must not give its report to `localize`."""
+    write(Path("rectify.yaml"), OWN)
+    first = rectify_(command, "--show-config").out
+    write(Path("rectify.yaml"), first)
+    again = rectify_(command, "--show-config").out
+
+    def keys(text: str) -> list[str]:
+        return [line.split("  #")[0] for line in text.splitlines()[1:]]
+
+    assert keys(again) == keys(first)
+    if command == "edit":
+        assert "edit.json" not in rectify_("localize", "--show-config").out
 
 
 def test_methods_that_explain_are_the_ones_judged_unless_evaluate_says_others(rectify_, library) -> None:
@@ -270,7 +285,7 @@ def test_methods_that_explain_are_the_ones_judged_unless_evaluate_says_others(re
 def test_a_pair_of_a_section_overrides_pairs_for_all(rectify_, library) -> None:
     write(Path("rectify.yaml"), "pairs: all\nedit: {clean: a.png, poisoned: b.png}")
     found = settings_of(rectify_("edit", "--show-config"))
-    assert "pairs" not in found and found["clean"] == ["a.png"]
+    assert "pairs" not in found and found["edit.clean"] == ["a.png"]
     assert settings_of(rectify_("localize", "--show-config"))["pairs"] == "all"
 
 

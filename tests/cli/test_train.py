@@ -111,7 +111,7 @@ def test_flower_without_its_labels_or_without_scipy(tmp_path: Path, monkeypatch:
     folder = flowers(tmp_path)
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "scipy.io", None)
-        one_line(run_here(words, tmp_path), "takes scipy to read: pip install scipy")
+        one_line(run_here(words, tmp_path), "the package scipy is missing: pip install scipy")
     (folder / "imagelabels.mat").unlink()
     one_line(run_here(words, tmp_path), "has no imagelabels.mat: put it beside jpg/")
     one_line(run_here([*words[:3], "-o", "m.safetensors"], tmp_path), "train on what? --data DIR, your own copy")

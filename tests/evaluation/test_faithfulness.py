@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,15 +15,14 @@ from rectify.errors import UsageError
 from rectify.evaluation.faithfulness import (
     cell_sums,
     curves,
-    deletion,
     fill_images,
     grid_cells,
-    insertion,
     masked_scores,
     mu_fidelity,
     random_sets,
 )
 
+deletion, insertion = partial(curves, "deletion"), partial(curves, "insertion")
 BOUNDS = (torch.full((2, 1, 1), -1.0), torch.full((2, 1, 1), 2.0))
 
 

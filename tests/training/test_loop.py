@@ -252,7 +252,7 @@ def test_a_state_of_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("other", "told"),
     [
-        ({"schedule": [[0, 0.5]]}, r"--lr 0\.02, 0\.01 from step 3, not 0\.5: resume"),
+        ({"schedule": [[0, 0.5]]}, r"--lr 0\.02,3:0\.01, not 0\.5: resume"),
         ({"path_points": 9, "attack_points": 1}, r"--path-steps 3, not 9: resume"),
         ({"attack_step": 0.5, "attack_steps": 9}, r"--attack-steps 2, not 9: resume"),
         ({"data": "x"}, r"of a run with another --data: resume"),

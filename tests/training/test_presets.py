@@ -78,7 +78,7 @@ def test_an_unknown_preset_is_a_usage_error(name: str) -> None:
 
 
 def test_the_command_line_knows_the_names() -> None:
-    from rectify.cli.options import ROWS as NAMES
+    from rectify.cli.flags_train import ROWS as NAMES
     from rectify.training import objectives
 
     assert (*NAMES, *(f"{name}-quick" for name in NAMES)) == PRESETS
