@@ -237,7 +237,7 @@ localize:
         ("edit", {"edit.report": ["edit.json", "edit.html"], "edit.seed": 2, "rank": "3", "report": None}),
         ("localize", {"report": ["all.json"], "seed": 1}),
         ("explain", {"explain.report": ["maps.html"], "seed": 1, "method": ["ig", "uni"]}),
-        ("evaluate", {"report": ["all.json"], "evaluate.method": ["gradient"], "evaluate.min_accuracy": 0.5, "samples": 7}),
+        ("evaluate", {"report": ["all.json"], "evaluate.method": ["gradient"], "evaluate.min_accuracy": 0.5}),
         ("train", {"report": ["all.json"], "min_accuracy": None}),
     ],
 )
