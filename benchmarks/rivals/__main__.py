@@ -15,10 +15,9 @@ import argparse
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from benchmarks.recovery import RESULTS
 from benchmarks.rivals.evidence import FULL, QUICK, Effort, Evidence, gather
@@ -26,8 +25,8 @@ from benchmarks.rivals.methods import METHODS
 from benchmarks.rivals.page import markdown
 from benchmarks.seeds import merged
 from benchmarks.zoo import datasets
-from benchmarks.zoo.recipes import RECIPES, Recipe
-from benchmarks.zoo.train import make_trigger, measure, predict
+from benchmarks.zoo.recipes import RECIPES
+from benchmarks.zoo.train import class_figures, measure
 
 TRIGGERS = ("patch", "blend", "warp", "sinusoid")
 NETWORKS = (
@@ -59,19 +58,7 @@ def run(case: Evidence, method: str, judged: datasets.Split) -> Row:
     }
 
 
-def class_figures(network: nn.Module, recipe: Recipe, judged: datasets.Split) -> dict[str, float]:
-    """Of a spurious cue: the accuracy on the class that had it, ``without`` and ``with`` it; else nothing."""
-    stamp = make_trigger(recipe)
-    if not recipe.keeps_label or stamp is None:
-        return {}
-    images = judged.images[judged.labels == recipe.target]
-    found = {}
-    for name, shown in (("without", images), ("with", stamp(images))):
-        found[name] = float((predict(network, shown, recipe.dataset) == recipe.target).mean())
-    return found
-
-
-def rows_of(name: str, seed: int, methods: list[str], effort: Effort, tests: int) -> Any:
+def rows_of(name: str, seed: int, methods: list[str], effort: Effort, tests: int) -> Iterator[Row]:
     """The rows of one network and seed, one after the other."""
     with tempfile.TemporaryDirectory() as folder:
         case, judged = gather(name, Path(folder), seed, effort, tests)
