@@ -2,10 +2,11 @@
 
     python -m benchmarks.rivals [--quick] [--networks NAME ...] [--methods NAME ...] [--seeds 0 ...]
 
-For each network of the zoo (trained first where it is missing), each seed and each method a row: accuracy, attack
-success, recovery on 2,000 test images that no method has seen, processor seconds, what was tried and what was chosen.
-Results: ``benchmarks/results/rivals.{json,md}``, with ``--quick`` (minutes: less training, two MNIST networks, 500
-images) ``rivals-quick.{json,md}``. A row that is there is not run again. What the figures say is written by hand, in
+For each of ten networks of the zoo (shipped as a fixture or trained first, where one is missing), each seed and each
+method a row: accuracy, attack success, recovery on 2,000 test images that no method has seen, of a spurious cue also
+the accuracies on its class, processor seconds, what was tried and what was chosen. Results:
+``benchmarks/results/rivals.{json,md}``, with ``--quick`` (less training, two MNIST networks, 500 test images)
+``rivals-quick.{json,md}``. A row that is there is not run again. What the figures say is written by hand, in
 ``rivals-reading.md``.
 """
 
