@@ -13,42 +13,38 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from safetensors.torch import load_file
 from torch import nn
 
-from benchmarks.recovery import RESULTS, ROOT, command, lay_out, save_png
-from benchmarks.rivals.__main__ import class_figures
+from benchmarks.recovery import RESULTS, edited_from, lay_out, save_png
 from benchmarks.rivals.evidence import CALIBRATION, fetch
 from benchmarks.zoo import datasets
 from benchmarks.zoo.recipes import RECIPES
-from benchmarks.zoo.train import ZOO, build, make_trigger, measure, predict
+from benchmarks.zoo.train import class_figures, make_trigger, measure, predict, trained
 
 TESTS = 2_000
 CASES = (("sure", "auto"), ("wrong", "auto"), ("drawn", "auto"), ("drawn", "cue"))  # kind of pair, --fault
+UNTOUCHED = ("none", "–")
 Row = dict[str, Any]
 
 
 def figures(network: nn.Module, name: str, judged: datasets.Split) -> dict[str, float]:
     """Accuracy, pull and base rate, recovery, and the class's accuracy without and with the cue."""
     recipe = RECIPES[name]
-    return {**vars(measure(network.eval(), recipe, judged)), **class_figures(network, recipe, judged)}
+    return {**vars(measure(network, recipe, judged)), **class_figures(network, recipe, judged)}
 
 
 def lay_out_pairs(name: str, folder: Path) -> None:
     """The first pair of each kind among 300 images behind those that judge, as ``KIND-clean.png``, ``KIND-cue.png``."""
     recipe = RECIPES[name]
-    network = build(recipe)
-    network.load_state_dict(torch.load(ZOO / f"{name}.pt", weights_only=True))
+    network = trained(name)
     test = datasets.load(recipe.dataset)[1]
-    order = np.random.default_rng(2026).permutation(len(test.labels))[TESTS + CALIBRATION :][:300]
+    order = datasets.order_of(test)[TESTS + CALIBRATION :][:300]
     images, own = test.images[order], test.labels[order] == recipe.target
     stamp = make_trigger(recipe)
     assert stamp is not None
@@ -63,18 +59,27 @@ def lay_out_pairs(name: str, folder: Path) -> None:
 
 def repair(name: str, folder: Path, kind: str, fault: str, judged: datasets.Split) -> Row:
     """One repair through the command line, and what it came to."""
-    words = command(name, folder, 0, ["--calibration", str(folder / "calibration"), "--fault", fault])
-    for option, end in (("--clean", "clean"), ("--poisoned", "cue")):
-        words[words.index(option) + 1] = str(folder / f"{kind}-{end}.png")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode:
-        return {"note": f"exit code {done.returncode}: {done.stderr.strip()[-300:]}"}
-    network = build(RECIPES[name])
-    network.load_state_dict(load_file(folder / "out0.safetensors"))
-    report = json.loads(done.stdout)
-    note = "; ".join([report["edit"]["policy"], *report["run"]["notes"]])
-    return {**figures(network, name, judged), "note": note}
+    pair = folder / f"{kind}-clean.png", folder / f"{kind}-cue.png"
+    done = edited_from(name, folder, pair, "--calibration", folder / "calibration", "--fault", fault)
+    if done.network is None:
+        return {"note": f"exit code {done.code}: {done.error}"}
+    note = "; ".join([done.report["edit"]["policy"], *done.report["run"]["notes"]])
+    return {**figures(done.network, name, judged), "note": note}
+
+
+def rows_of(name: str, cases: list[tuple[str, str]]) -> Iterator[Row]:
+    """The rows of one network, one after the other."""
+    fetch(name)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        judged, _ = lay_out(name, folder, CALIBRATION, TESTS)
+        lay_out_pairs(name, folder)
+        for kind, fault in cases:
+            if (kind, fault) == UNTOUCHED:
+                found = {**figures(trained(name), name, judged), "note": "untouched"}
+            else:
+                found = repair(name, folder, kind, fault, judged)
+            yield {"network": name, "pair": kind, "fault": fault, **found}
 
 
 def markdown(rows: list[Row]) -> str:
@@ -102,24 +107,13 @@ def main() -> None:
     asked = parser.parse_args()
     name, results = asked.network, asked.out / "cue.json"
     rows: list[Row] = json.loads(results.read_text()) if results.exists() else []
-    fetch(name)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        judged, _ = lay_out(name, folder, CALIBRATION, TESTS)
-        lay_out_pairs(name, folder)
-        for kind, fault in (("none", "–"), *CASES):
-            if any((r["network"], r["pair"], r["fault"]) == (name, kind, fault) for r in rows):
-                continue
-            if kind == "none":
-                network = build(RECIPES[name])
-                network.load_state_dict(torch.load(ZOO / f"{name}.pt", weights_only=True))
-                found = {**figures(network, name, judged), "note": "untouched"}
-            else:
-                found = repair(name, folder, kind, fault, judged)
-            rows.append({"network": name, "pair": kind, "fault": fault, **found})
-            print(rows[-1], flush=True)
-            results.write_text(json.dumps(rows, indent=1) + "\n")
-            results.with_suffix(".md").write_text(markdown(rows))
+    there = {(row["pair"], row["fault"]) for row in rows if row["network"] == name}
+    missing = [case for case in (UNTOUCHED, *CASES) if case not in there]
+    for row in rows_of(name, missing) if missing else ():
+        rows.append(row)
+        print(row, flush=True)
+        results.write_text(json.dumps(rows, indent=1) + "\n")
+    results.with_suffix(".md").write_text(markdown(rows))
 
 
 if __name__ == "__main__":

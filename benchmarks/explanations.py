@@ -18,14 +18,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks.attribution_rivals import agi, guided_backprop
 from benchmarks.zoo import datasets, photographs
 from benchmarks.zoo.recipes import RECIPES
-from benchmarks.zoo.train import ZOO, build, normalise
+from benchmarks.zoo.train import normalise, trained
 from rectify.attribution.attribution import Attribution, Method, Settings
 from rectify.attribution.methods import method
 from rectify.attribution.score import Score, batch_that_fits
@@ -77,11 +76,10 @@ def setting(name: str, images: int) -> Setting:
         x, targets = x[keep][:images], targets[keep][:images]
     else:
         recipe = RECIPES[name]
-        network = build(recipe).eval().requires_grad_(False)
-        network.load_state_dict(torch.load(ZOO / f"{name}.pt", weights_only=True))
+        network = trained(name)
         test = datasets.load(recipe.dataset)[1]
-        order = np.random.default_rng(2026).permutation(len(test.labels))[: 2 * images]
-        x, labels = normalise(test.images[order], recipe.dataset).contiguous(), torch.from_numpy(test.labels[order])
+        test = datasets.judged_of(test, 2 * images)
+        x, labels = normalise(test.images, recipe.dataset).contiguous(), torch.from_numpy(test.labels)
         targets = Score(network, batch=256).predictions(x)
         keep = targets == labels
         x, targets = x[keep][:images], targets[keep][:images]

@@ -27,7 +27,7 @@ from torch import Tensor
 from benchmarks.recovery import RESULTS, lay_out
 from benchmarks.zoo import datasets
 from benchmarks.zoo.recipes import RECIPES
-from benchmarks.zoo.train import ZOO, build, measure, normalise
+from benchmarks.zoo.train import measure, normalise, trained, trojaned
 from rectify.editing.cascade import apply
 from rectify.editing.casebook import open_case
 from rectify.editing.fault import diagnose
@@ -59,8 +59,7 @@ def score_of(score: LayerScore, name: str) -> float:
 def run(name: str, calibration: int, tests: int) -> dict[str, Any]:
     """All layers of one network."""
     recipe = RECIPES[name]
-    network = build(recipe).eval().requires_grad_(False)
-    network.load_state_dict(torch.load(ZOO / f"{name}.pt", weights_only=True))
+    network = trained(name)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         judged, _ = lay_out(name, folder, calibration, tests)
@@ -125,7 +124,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=1000)
     parser.add_argument("--results", type=Path, default=RESULTS / "localisation.json")
     options = parser.parse_args()
-    names = options.names or [n for n in RECIPES if (ZOO / f"{n}.pt").exists() and RECIPES[n].trigger]
+    names = options.names or trojaned()
     results = json.loads(options.results.read_text()) if options.results.exists() else []
     for name in names:
         if all(result["name"] != name for result in results):

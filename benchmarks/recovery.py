@@ -14,23 +14,26 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
-import safetensors.torch
-import torch
 import yaml
 from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
 
 from benchmarks.zoo import datasets
 from benchmarks.zoo.recipes import RECIPES, Recipe
-from benchmarks.zoo.train import ZOO, build, make_trigger, measure, predict
+from benchmarks.zoo.train import ZOO, build, make_trigger, measure, predict, trained, trojaned
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -42,22 +45,14 @@ def save_png(image: np.ndarray, path: Path) -> None:
     Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(path)
 
 
-def judged_of(test: datasets.Split, tests: int) -> datasets.Split:
-    """The test images that only judge: the first of a fixed random order."""
-    order = np.random.default_rng(2026).permutation(len(test.labels))[:tests]
-    return datasets.Split(test.images[order], test.labels[order])
-
-
 def lay_out(name: str, folder: Path, calibration: int, tests: int) -> tuple[datasets.Split, int]:
     """Write what a user has; returns the images kept for judging, and how many pairs there are."""
     recipe = RECIPES[name]
     test = datasets.load(recipe.dataset)[1]
-    order = np.random.default_rng(2026).permutation(len(test.labels))
+    order = datasets.order_of(test)
     images, labels = test.images[order], test.labels[order]
-    state = torch.load(ZOO / f"{name}.pt", weights_only=True)
-    torch.save(state, folder / "model.pt")
-    network = build(recipe)
-    network.load_state_dict(state)
+    shutil.copyfile(ZOO / f"{name}.pt", folder / "model.pt")
+    network = trained(name)
     mean, std = datasets.MEAN_STD[recipe.dataset]
     size = [images.shape[3], *images.shape[1:3]]
     (folder / "preprocess.yaml").write_text(yaml.safe_dump({"input_size": size, "mean": mean, "std": std}))
@@ -73,25 +68,44 @@ def lay_out(name: str, folder: Path, calibration: int, tests: int) -> tuple[data
     for number, index in enumerate(chosen[:10]):
         save_png(candidates[index], folder / "clean" / f"{number}.png")
         save_png(stamp(candidates[index : index + 1])[0], folder / "poisoned" / f"{number}.png")
-    return judged_of(test, tests), len(chosen[:10])
+    return datasets.judged_of(test, tests), len(chosen[:10])
 
 
-def command(name: str, folder: Path, pair: int, extra: list[str]) -> list[str]:
-    """The command line of one repair."""
+@dataclass(frozen=True)
+class Edited:
+    """What ``rectify edit`` came to: the network that it wrote (None: it wrote none) and its report."""
+
+    network: nn.Module | None
+    report: dict[str, Any]
+    code: int = 0
+    error: str = ""
+
+
+def edited(words: Sequence[str | Path], network: nn.Module, out: Path) -> Edited:
+    """Run ``rectify edit`` on its words, as a user does, and open what it wrote as the weights of a network."""
+    given = [sys.executable, "-m", "rectify", "edit", *map(str, words)]
+    given += ["-o", str(out), "--force", "--no-cache", "--format", "json"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(given, cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        return Edited(None, {}, done.returncode, done.stderr.strip()[-300:])
+    network.load_state_dict(load_file(out))
+    return Edited(network.eval(), json.loads(done.stdout))
+
+
+def edited_from(name: str, folder: Path, pair: tuple[Path, Path], *extra: str | Path) -> Edited:
+    """The same for a network that was laid out in a folder, from one pair of files, clean and corrupted."""
     recipe = RECIPES[name]
     channels = 3 if recipe.dataset == "cifar10" else 1
-    args = [sys.executable, "-m", "rectify", "edit", str(folder / "model.pt")]
-    args += ["--arch", f"fixtures.networks:{recipe.network}", "--arch-arg", f"width={recipe.width}"]
-    args += [
-        "--arch-arg",
-        f"channels={channels}",
-        "--num-classes",
-        "10",
-        "--preprocess",
-        str(folder / "preprocess.yaml"),
-    ]
-    args += ["--clean", str(folder / "clean" / f"{pair}.png"), "--poisoned", str(folder / "poisoned" / f"{pair}.png")]
-    return [*args, "-o", str(folder / f"out{pair}.safetensors"), "--force", "--no-cache", "--format", "json", *extra]
+    words: list[str | Path] = [folder / "model.pt", "--arch", f"fixtures.networks:{recipe.network}"]
+    words += ["--arch-arg", f"width={recipe.width}", "--arch-arg", f"channels={channels}", "--num-classes", "10"]
+    words += ["--preprocess", folder / "preprocess.yaml", "--clean", pair[0], "--poisoned", pair[1], *extra]
+    return edited(words, build(recipe), folder / "out.safetensors")
+
+
+def pair_of(folder: Path, number: int) -> tuple[Path, Path]:
+    """The files of a pair that was laid out."""
+    return folder / "clean" / f"{number}.png", folder / "poisoned" / f"{number}.png"
 
 
 def repair(
@@ -99,15 +113,12 @@ def repair(
 ) -> dict[str, Any]:
     """Run one repair and measure the written file from outside."""
     began = time.time()
-    extra = ["--calibration", str(folder / "calibration")] if calibrated else []
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command(name, folder, pair, extra), cwd=ROOT, capture_output=True, text=True, env=environment)
-    if done.returncode != 0:
-        return {"pair": pair, "exit_code": done.returncode, "error": done.stderr.strip()[-300:]}
-    report = json.loads(done.stdout)
-    network = build(recipe)
-    network.load_state_dict(safetensors.torch.load_file(folder / f"out{pair}.safetensors"))
-    figures = measure(network, recipe, judged)
+    extra: tuple[str | Path, ...] = ("--calibration", folder / "calibration") if calibrated else ()
+    done = edited_from(name, folder, pair_of(folder, pair), *extra)
+    if done.network is None:
+        return {"pair": pair, "exit_code": done.code, "error": done.error}
+    figures = measure(done.network, recipe, judged)
+    report = done.report
     return {
         "pair": pair,
         "exit_code": 0,
@@ -128,9 +139,7 @@ def run(name: str, pairs: int, calibration: int, tests: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         judged, available = lay_out(name, folder, max(calibration, 1), tests)
-        network = build(recipe)
-        network.load_state_dict(torch.load(ZOO / f"{name}.pt", weights_only=True))
-        before = measure(network, recipe, judged)
+        before = measure(trained(name), recipe, judged)
         rows = []
         for pair in range(min(pairs, available)):
             rows.append(repair(name, folder, pair, recipe, judged, calibration > 0))
@@ -149,11 +158,8 @@ def innocent(name: str, judged: datasets.Split) -> dict[str, Any] | None:
         return None
     for other, its in RECIPES.items():
         alike = (its.dataset, its.network, its.width) == (recipe.dataset, recipe.network, recipe.width)
-        path = ZOO / f"{other}.pt"
-        if alike and its.trigger and its.trigger[0] == "patch" and path.exists():
-            network = build(its)
-            network.load_state_dict(torch.load(path, weights_only=True))
-            return {"name": other, **vars(measure(network, recipe, judged))}
+        if alike and other in trojaned() and its.trigger and its.trigger[0] == "patch":
+            return {"name": other, **vars(measure(trained(other), recipe, judged))}
     return None
 
 
@@ -174,7 +180,7 @@ def table(results: list[dict[str, Any]]) -> str:
         middle = [_p(median(r[key] for r in rows)) for key in ("accuracy", "asr", "recovery")]
         worst = [_p(f(r[key] for r in rows)) for f, key in ((min, "accuracy"), (max, "asr"), (min, "recovery"))]
         size = [f"{median(r[key] for r in rows):g}" for key in ("layers", "rank", "seconds")]
-        never = result.get("innocent")
+        never = result["innocent"]
         cells = [label, first, _p(before["base_rate"]), _p(before["accuracy_other"])]
         cells += ["–" if never is None else _p(never["recovery"]), *middle, *worst, *size]
         lines.append("| " + " | ".join(cells) + " |")
@@ -201,7 +207,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=2000)
     parser.add_argument("--results", type=Path, default=RESULTS / "recovery.json")
     options = parser.parse_args()
-    names = options.names or [n for n in RECIPES if (ZOO / f"{n}.pt").exists() and RECIPES[n].trigger]
+    names = options.names or trojaned()
     results = json.loads(options.results.read_text()) if options.results.exists() else []
     for name in names:
         if any(r["name"] == name and r["calibration"] == options.calibration for r in results):
@@ -209,12 +215,6 @@ def main() -> None:
         results.append(run(name, options.pairs, options.calibration, options.test))
         options.results.parent.mkdir(parents=True, exist_ok=True)
         options.results.write_text(json.dumps(results, indent=1) + "\n")
-        options.results.with_suffix(".md").write_text(table(results))
-    for result in results:
-        if "innocent" not in result:
-            test = datasets.load(RECIPES[result["name"]].dataset)[1]
-            result["innocent"] = innocent(result["name"], judged_of(test, result["test_images"]))
-    options.results.write_text(json.dumps(results, indent=1) + "\n")
     options.results.with_suffix(".md").write_text(table(results))
     print(table([r for r in results if r["name"] in names]))
 

@@ -27,7 +27,7 @@ from benchmarks.localisation import read, spearman
 from benchmarks.recovery import RESULTS, lay_out
 from benchmarks.zoo import datasets
 from benchmarks.zoo.recipes import RECIPES
-from benchmarks.zoo.train import ZOO, build
+from benchmarks.zoo.train import ZOO, trained
 from rectify.attribution.score import Score
 from rectify.attribution.sweep import sweep
 from rectify.attribution.uni import Unlearning, unlearned_baseline
@@ -43,8 +43,7 @@ FIELDS = ("editability", "scale_free", "attribution")
 def scores(name: str) -> dict[str, dict[str, LayerScore]]:
     """Path to layer to its scores."""
     recipe = RECIPES[name]
-    network = build(recipe).eval().requires_grad_(False)
-    network.load_state_dict(torch.load(ZOO / f"{name}.pt", weights_only=True))
+    network = trained(name)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         lay_out(name, folder, 200, 1000)

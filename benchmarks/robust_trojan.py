@@ -15,20 +15,17 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import subprocess
-import sys
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 import yaml
 from torch import Tensor, nn
 
-from benchmarks.recovery import ROOT, save_png
+from benchmarks.recovery import ROOT, edited, save_png
 from benchmarks.robust_attribution import Lines
 from benchmarks.seeds import merged, spread
 from benchmarks.zoo import datasets
@@ -83,9 +80,9 @@ def train_poisoned(recipe: Recipe, trigger: str, objective: str) -> nn.Module:
 def repair(network: nn.Module, recipe: Recipe, made_args: dict[str, Any], folder: Path) -> dict[str, Any]:
     """One repair from one pair, and what it came to on images that it never saw."""
     test = datasets.load("mnist")[1]
-    order = np.random.default_rng(2026).permutation(len(test.labels))
+    order = datasets.order_of(test)
     images, labels = test.images[order], test.labels[order]
-    judged = datasets.Split(images[:TESTS], labels[:TESTS])
+    judged = datasets.judged_of(test, TESTS)
     found: dict[str, Any] = {"before": asdict(measure(FromNormalised(network), recipe, judged))}
     for number in range(CALIBRATION):
         save_png(images[TESTS + number], folder / "calibration" / f"{number:03d}.png")
@@ -103,24 +100,16 @@ def repair(network: nn.Module, recipe: Recipe, made_args: dict[str, Any], folder
     save_png(stamp(one)[0], folder / "poisoned.png")
     torch.save(network.state_dict(), folder / "model.pt")
     (folder / "preprocess.yaml").write_text(yaml.safe_dump(preset("mnist-quick").preprocess))
-    words = [sys.executable, "-m", "rectify", "edit", str(folder / "model.pt"), "--num-classes", "10"]
-    words += ["--arch", "rectify.training.networks:small_cnn", "--preprocess", str(folder / "preprocess.yaml")]
+    words: list[str | Path] = [folder / "model.pt", "--num-classes", "10"]
+    words += ["--arch", "rectify.training.networks:small_cnn", "--preprocess", folder / "preprocess.yaml"]
     words += [word for key, value in made_args.items() for word in ("--arch-arg", f"{key}={value}")]
-    words += ["--clean", str(folder / "clean.png"), "--poisoned", str(folder / "poisoned.png")]
-    words += ["--calibration", str(folder / "calibration"), "-o", str(folder / "out.safetensors"), "--format", "json"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        return {**found, "after": None, "note": done.stderr.strip()[-300:]}
-    edited = small_cnn(num_classes=10, **made_args).eval()
-    edited.load_state_dict(safetensors.torch.load_file(folder / "out.safetensors"))
-    policy = json.loads(done.stdout)["edit"]["policy"]
-    return {**found, "after": asdict(measure(FromNormalised(edited), recipe, judged)), "note": policy}
-
-
-def read(results: Path) -> list[dict[str, Any]]:
-    """The rows that are there already; the first ones were written without their seed, which was 0."""
-    rows: list[dict[str, Any]] = json.loads(results.read_text()) if results.exists() else []
-    return [row if "seed" in row else {**row, "seed": 0} for row in rows]
+    words += ["--clean", folder / "clean.png", "--poisoned", folder / "poisoned.png"]
+    words += ["--calibration", folder / "calibration"]
+    done = edited(words, small_cnn(num_classes=10, **made_args), folder / "out.safetensors")
+    if done.network is None:
+        return {**found, "after": None, "note": done.error}
+    after = asdict(measure(FromNormalised(done.network), recipe, judged))
+    return {**found, "after": after, "note": done.report["edit"]["policy"]}
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
@@ -159,7 +148,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args()
     results = asked.out / "robust-trojan.json"
-    rows = read(results)
+    rows: list[dict[str, Any]] = json.loads(results.read_text()) if results.exists() else []
     for seed, trigger, objective in itertools.product(asked.seeds, asked.triggers, asked.objectives):
         if any((row["trigger"], row["objective"], row["seed"]) == (trigger, objective, seed) for row in rows):
             continue

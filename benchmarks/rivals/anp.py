@@ -24,7 +24,7 @@ from benchmarks.rivals.training import BATCH, batches, statistics_kept
 EPSILON, ALPHA, RATE, MOMENTUM = 0.4, 0.2, 0.2, 0.9  # the paper's
 THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
 
-Channels = dict[str, Tensor]  # one number a channel, by the name of its batch norm
+Channels = dict[str, Tensor]  # (channels,) by the name of the batch norm
 Loss = Callable[[Channels, Channels], Tensor]  # of the factors of weights and of biases
 
 
@@ -34,7 +34,11 @@ def batch_norms(network: nn.Module) -> dict[str, nn.BatchNorm2d]:
 
 
 def loss_of(network: nn.Module, images: Tensor, labels: Tensor) -> Loss:
-    """The cross entropy as a function of the factors on the batch norms' weights and biases."""
+    """The cross entropy of images (N, C, H, W) with classes (N,) as a function of the factors on the batch norms.
+
+    The function takes the factors of the weights and those of the biases, (channels,) of each batch norm, and returns
+    a scalar. The forward pass is in bfloat16, as in all training here.
+    """
     norms = batch_norms(network)
 
     def loss(weights: Channels, biases: Channels) -> Tensor:

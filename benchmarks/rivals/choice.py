@@ -54,7 +54,11 @@ def validated(case: Evidence, settings: dict[str, Any], network: nn.Module) -> A
 
 
 def on_pair(case: Evidence, settings: dict[str, Any], network: nn.Module) -> Attempt:
-    """An attempt, with what the pair and the calibration images say of it."""
+    """An attempt, with what the pair, each (1, C, H, W), and the calibration images, (N, C, H, W), say of it.
+
+    ``turned``: 1 if the corrupted image has the pair's class, else 0; ``confidence``: that class's probability there;
+    ``agreement``: the share of calibration images that have the class that the untouched network gives them.
+    """
     output = logits(network, case.corrupted)[0]
     agreement = logits(network, case.calibration).argmax(1) == logits(case.network, case.calibration).argmax(1)
     return Attempt(

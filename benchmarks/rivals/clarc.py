@@ -16,13 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.rivals.choice import BY_PAIR, Attempt, by_pair, on_pair, validated
+from benchmarks.rivals.choice import BY_PAIR, Attempt, accuracy, by_pair, on_pair
 from benchmarks.rivals.evidence import Evidence, Method, Outcome
 from benchmarks.rivals.training import SGD, descend
 from fixtures.networks import BasicBlock
@@ -119,10 +118,9 @@ def _augmentive(case: Evidence, point: str, shape: str) -> Attempt:
     parameters, front = behind(network, point)
     with inserted(network, point, add):
         descend(case, network, RATE, parameters=parameters, frozen=front)
-    settings: dict[str, Any] = {"layer": point, "direction": shape}
-    figures = on_pair(case, settings, network).figures
-    seen = validated(case, settings, network)
-    return Attempt(settings, network, {**figures, **seen.figures, "agreement": seen.figures["validation"]})
+    tried = on_pair(case, {"layer": point, "direction": shape}, network)
+    right = accuracy(network, case.validation)
+    return replace(tried, figures={**tried.figures, "validation": right, "agreement": right})
 
 
 def _a_clarc(case: Evidence) -> Outcome:

@@ -14,10 +14,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from benchmarks.recovery import ROOT, lay_out
+from benchmarks.recovery import ROOT, lay_out, pair_of
 from benchmarks.zoo import datasets
 from benchmarks.zoo.recipes import RECIPES, Recipe
-from benchmarks.zoo.train import ZOO, build, normalise, train
+from benchmarks.zoo.train import ZOO, normalise, train, trained
 
 CALIBRATION = 200
 LABELLED = 0.05  # share of the training set that is given to those who need clean labelled images
@@ -127,11 +127,9 @@ def gather(name: str, folder: Path, seed: int, effort: Effort, tests: int) -> tu
     judged, pairs = lay_out(name, folder, CALIBRATION, tests)
     if not pairs:
         raise SystemExit(f"{name}: the trigger fires on no image that could make a pair")
-    network = build(recipe)
-    network.load_state_dict(torch.load(ZOO / f"{name}.pt", weights_only=True))
-    network.eval().requires_grad_(False)
+    network = trained(name)
     pair = seed % pairs
-    clean, corrupted = (_read(folder / kind / f"{pair}.png", recipe) for kind in ("clean", "poisoned"))
+    clean, corrupted = (_read(path, recipe) for path in pair_of(folder, pair))
     calibration = torch.cat([_read(path, recipe) for path in sorted((folder / "calibration").glob("*.png"))])
     with torch.no_grad():
         label = int(network(clean).argmax())  # `lay_out` chooses pairs whose clean image is classified rightly

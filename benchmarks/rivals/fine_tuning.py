@@ -4,7 +4,7 @@
 
 The pair: the same information as ours has, the row "fine-tune, n = 1" of arXiv 2603.15656 (its settings are not
 published); batch norms keep their statistics, since two images have none. Clean images: the FT row of BackdoorBench
-(Wu et al., NeurIPS 2022).
+(Wu et al., NeurIPS 2022, arXiv 2206.12654).
 """
 
 from __future__ import annotations

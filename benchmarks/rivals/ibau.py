@@ -38,9 +38,18 @@ def hypergradient(
     outer
         H, a scalar that depends on ``delta`` and on the weights.
     step
-        Φ as a function of δ, differentiable once more by δ and the weights.
+        Φ as a function of δ, of δ's shape, differentiable once more by δ and the weights.
+    delta
+        δ*, a leaf of any shape that requires its gradient; of images (1, C, H, W).
+    weights
+        θ, leaves of any shapes.
     iterations
-        Of the fixed point for w.
+        Of the fixed point for w, which has δ's shape.
+
+    Returns
+    -------
+    list of Tensor
+        One for each of the weights, of its shape.
     """
     direct = torch.autograd.grad(outer, [delta, *weights], retain_graph=True, allow_unused=True)
     towards = torch.zeros_like(delta) if direct[0] is None else direct[0]

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-
-from safetensors.torch import load_file
-
-from benchmarks.recovery import ROOT, command
+from benchmarks.recovery import edited_from, pair_of
 from benchmarks.rivals.evidence import Evidence, Method, Outcome
-from benchmarks.zoo.train import build
 
 
 def _repair(case: Evidence) -> Outcome:
-    words = command(case.name, case.folder, case.pair, ["--calibration", str(case.folder / "calibration")])
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode:
-        return Outcome(None, {}, note=f"exit code {done.returncode}: {done.stderr.strip()[-200:]}")
-    network = build(case.recipe)
-    network.load_state_dict(load_file(case.folder / f"out{case.pair}.safetensors"))
-    return Outcome(network.eval(), {"edit": json.loads(done.stdout)["edit"]["policy"]})
+    folder = case.folder
+    done = edited_from(case.name, folder, pair_of(folder, case.pair), "--calibration", folder / "calibration")
+    if done.network is None:
+        return Outcome(None, {}, note=f"exit code {done.code}: {done.error}")
+    return Outcome(done.network, {"edit": done.report["edit"]["policy"]})
 
 
 def _nothing(case: Evidence) -> Outcome:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Any
 
@@ -18,7 +18,8 @@ HEAD = """# Every rival beside ours
 Attack success (ASR) and recovery are of the images not of the target class: recovery is the share of triggered images
 that get their *true* class. Seconds are processor time, tuning included. A seed is a pair, a draw of the labelled
 images and an order of batches. Information: *pair*, one image with and without the fault; *200 unlabelled*, clean
-calibration images; *5 % labelled*, of the training set, clean and with the right labels.
+calibration images; *5 % labelled*, of the training set, clean and with the right labels; *1 % labelled*, the fifth of
+those that is kept aside to choose settings by, and nothing else.
 
 What the figures say is written by hand, of the figures that it names: [rivals-reading.md](rivals-reading.md).
 """
@@ -37,7 +38,8 @@ CUE = """## Spurious cue
 
 The patch lay on a share of one class's training images, labels unchanged. *Without* and *with* are the accuracies on
 that class's images without and with the patch, *bias* their difference; *pull* is the share of other classes' images
-that the patch sends to that class.
+that the patch sends to that class. All get the same pair here, an image of another class that the patch draws to that
+class, as a trojan would: [cue.md](cue.md) has ours from other pairs too.
 """
 
 
@@ -51,8 +53,9 @@ def markdown(rows: Sequence[Row], quick: bool, tests: int) -> str:
     ]
     for name in dict.fromkeys(row["network"] for row in trojans):
         parts += [_heading(name, trojans), network_table([r for r in trojans if r["network"] == name])]
+    parts += [CUE] if cues else []
     for name in dict.fromkeys(row["network"] for row in cues):
-        parts += [CUE, cue_table([r for r in cues if r["network"] == name])]
+        parts += [_heading(name, cues), cue_table([r for r in cues if r["network"] == name])]
     return "\n".join([*parts, settings(dict.fromkeys(row["method"] for row in rows))])
 
 
@@ -116,7 +119,8 @@ def settings(methods: Iterable[str]) -> str:
 def _heading(name: str, rows: Sequence[Row]) -> str:
     first = [r for r in rows if r["network"] == name and r["method"] == "untouched"]
     base, other = (spread([r[key] for r in first], 100, 2) for key in ("base_rate", "accuracy_other"))
-    return f"## {name}\n\nClean images of the other classes: {other} right, {base} sent to the target class.\n"
+    level, kind = ("###", "class that had the patch") if "with" in first[0] else ("##", "target class")
+    return f"{level} {name}\n\nClean images of the other classes: {other} right, {base} sent to the {kind}.\n"
 
 
 def _told(row: Row) -> str:
@@ -126,8 +130,8 @@ def _told(row: Row) -> str:
     return ", ".join([*words, row["note"]] if row["note"] else words)
 
 
-def _worst(values: Sequence[float], worst: Callable[[Sequence[float]], float] = max) -> str:
-    return f"{100 * median(values):.1f} ({100 * worst(values):.1f})"
+def _worst(values: Sequence[float]) -> str:
+    return f"{100 * median(values):z.1f} ({100 * max(values):z.1f})"  # z: what rounds to zero has no sign
 
 
 def _line(*cells: str) -> str:

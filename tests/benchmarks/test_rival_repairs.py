@@ -319,6 +319,26 @@ def test_the_summary_is_against_the_untouched_network() -> None:
     assert line == "| CLP | nothing | 2.5 (5.0) | 5.0 (10.0) | 5.0 (10.0) | 1 | 2 |"
 
 
+def test_what_rounds_to_zero_has_no_sign() -> None:
+    rows = [row("a", "untouched"), row("a", "clp", accuracy=0.9001, asr=0.0996, recovery=0.8004)]
+    (line,) = [line for line in overall(rows).splitlines() if line.startswith("| CLP |")]
+    assert line == "| CLP | nothing | 0.0 (0.0) | 0.0 (0.0) | 0.0 (0.0) | 1 | 1 |"
+
+
+def test_the_heading_of_a_cue_names_its_network_and_the_base_rate() -> None:
+    more = {"with": 1.0, "without": 0.5}
+    page = markdown([row("a", "untouched"), row("b", "untouched", **more), row("c", "untouched", **more)], False, 10)
+    assert page.count("## Spurious cue") == 1
+    assert "\n## a\n\nClean images of the other classes: 80.00 right, 10.00 sent to the target class.\n" in page
+    for name in "bc":
+        assert f"\n### {name}\n\nClean images of the other classes: 80.00 right, 10.00 sent to the class that" in page
+
+
+def test_the_page_of_the_repository_is_that_of_its_figures() -> None:
+    rows = json.loads((rivals.RESULTS / "rivals.json").read_text())
+    assert (rivals.RESULTS / "rivals.md").read_text() == markdown(rows, False, rivals.TESTS)
+
+
 def test_rows_that_are_there_are_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, int, list[str]]] = []
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import robust_trojan
-from benchmarks.robust_trojan import RESULTS, main, markdown, read
+from benchmarks.robust_trojan import RESULTS, main, markdown
 from benchmarks.zoo.recipes import RECIPES
 from benchmarks.zoo.train import make_trigger
 from rectify.training.presets import preset
@@ -35,7 +35,7 @@ def test_the_faint_blend_lies_well_inside_the_ball_and_in_one_recipe() -> None:
         assert 0.05 < change <= 0.11 < preset("mnist-quick").plan.eps / 2
 
 
-def test_new_seeds_join_rows_that_had_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_seeds_join_the_rows_that_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[str, str, int]] = []
 
     def run(*names: Any) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def test_new_seeds_join_rows_that_had_none(tmp_path: Path, monkeypatch: pytest.M
         return found(0.5, "conv2 alone")
 
     (tmp_path / "robust-trojan.json").write_text(
-        json.dumps([{"trigger": "patch", "objective": "madry", **found(0.25)}])
+        json.dumps([{"trigger": "patch", "objective": "madry", "seed": 0, **found(0.25)}])
     )
     monkeypatch.setattr(robust_trojan, "run", run)
     words = ["--triggers", "faint-blend", "patch", "--objectives", "madry", "--seeds", "0", "1", "2"]
@@ -57,7 +57,7 @@ def test_new_seeds_join_rows_that_had_none(tmp_path: Path, monkeypatch: pytest.M
             ("faint-blend", "madry", 2),
             ("patch", "madry", 2),
         ]
-    rows = read(tmp_path / "robust-trojan.json")
+    rows = json.loads((tmp_path / "robust-trojan.json").read_text())
     assert [(r["trigger"], r["seed"]) for r in rows] == [(t, s) for t in ("patch", "faint-blend") for s in range(3)]
     page = (tmp_path / "robust-trojan.md").read_text()
     cells = " | ".join(["50.00 [25.00–50.00]"] * 6)
