@@ -37,6 +37,7 @@ from benchmarks.zoo.train import ZOO, build, make_trigger, measure, predict, tra
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+PAIRS = 20  # laid out at most
 
 
 def save_png(image: np.ndarray, path: Path) -> None:
@@ -65,10 +66,10 @@ def lay_out(name: str, folder: Path, calibration: int, tests: int) -> tuple[data
     right = predict(network, candidates, recipe.dataset) == truth
     fires = predict(network, stamp(candidates), recipe.dataset) == recipe.target
     chosen = np.flatnonzero(right & fires & (truth != recipe.target))
-    for number, index in enumerate(chosen[:10]):
+    for number, index in enumerate(chosen[:PAIRS]):
         save_png(candidates[index], folder / "clean" / f"{number}.png")
         save_png(stamp(candidates[index : index + 1])[0], folder / "poisoned" / f"{number}.png")
-    return datasets.judged_of(test, tests), len(chosen[:10])
+    return datasets.judged_of(test, tests), len(chosen[:PAIRS])
 
 
 @dataclass(frozen=True)
