@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rectify.errors import Inconclusive, UsageError
 
+UNSURE = 0.6  # a clean image that gets its class with less may have got a wrong one
 LEAST_GAP = 0.02  # a change of confidence below this is no fault that an edit could be judged by
 
 
@@ -59,6 +60,7 @@ def diagnose(clean: Tensor, corrupted: Tensor, labels: Tensor | None, fault: str
         If a label is no class of the network.
     """
     before, after = clean.argmax(1), corrupted.argmax(1)
+    notes = () if labels is not None else _unsure(clean)
     labels = _check_labels(before, labels, clean.shape[1])
     right = before == labels
     if not bool(right.any()):
@@ -71,7 +73,7 @@ def diagnose(clean: Tensor, corrupted: Tensor, labels: Tensor | None, fault: str
     if fault == "auto":
         fault = "flip" if bool(flipped.any()) else "cue"
     if fault == "flip":
-        return _flip(after, labels, flipped)
+        return _flip(after, labels, flipped, notes)
     shown = right & (moved.abs() >= (0 if fault == "leak" else LEAST_GAP))
     if not bool(shown.any()):
         raise Inconclusive(
@@ -80,17 +82,28 @@ def diagnose(clean: Tensor, corrupted: Tensor, labels: Tensor | None, fault: str
         )
     rise = (corrupted - clean)[shown].mean(0)
     target = None if fault == "leak" else int(rise.argmax())
-    return Fault(fault, target, labels, shown, ())
+    return Fault(fault, target, labels, shown, notes)
 
 
-def _flip(after: Tensor, labels: Tensor, flipped: Tensor) -> Fault:
+def _unsure(clean: Tensor) -> tuple[str, ...]:
+    """What to say where the class at stake is read off an answer that the network is not sure of."""
+    surest, classes = clean.max(1)
+    unsure = [(int(c), float(p)) for c, p in zip(classes, surest, strict=True) if p < UNSURE]
+    if not unsure:
+        return ()
+    told = ", ".join(f"class {number} with {100 * p:.0f} %" for number, p in unsure[:3])
+    more = f" and {len(unsure) - 3} more" if len(unsure) > 3 else ""
+    return (f"the model is unsure of a clean image ({told}{more}): if that is not its class, take another pair",)
+
+
+def _flip(after: Tensor, labels: Tensor, flipped: Tensor, said: tuple[str, ...]) -> Fault:
     if not bool(flipped.any()):
         raise Inconclusive(
             "the fault is not there: no corrupted image changes the class; give a pair that does, or --fault cue"
         )
     votes = Counter(after[flipped].tolist())
     target, most = votes.most_common(1)[0]
-    notes = []
+    notes = list(said)
     if not bool(flipped.all()):
         notes.append(
             f"{int((~flipped).sum())} of {len(flipped)} pairs do not show the fault and are left out of the edit"

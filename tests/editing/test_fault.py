@@ -19,6 +19,20 @@ def sure(*classes: int, of: int = 4, by: float = 0.7) -> Tensor:
 # ---------------------------------------------------------------- another class
 
 
+def test_an_unsure_answer_on_a_clean_image_is_told_unless_labels_are_given() -> None:
+    clean = torch.cat((sure(0), sure(1, by=0.41), sure(2, by=0.59)))
+    told = diagnose(clean, sure(3, 3, 3), None).notes
+    assert told == (
+        "the model is unsure of a clean image (class 1 with 41 %, class 2 with 59 %): "
+        "if that is not its class, take another pair",
+    )
+    assert diagnose(clean, sure(3, 3, 3), torch.tensor([0, 1, 2])).notes == ()
+    cue = diagnose(sure(1, by=0.4), sure(1, by=0.9), None)
+    assert cue.kind == "cue" and "class 1 with 40 %" in cue.notes[0]
+    many = diagnose(sure(*[0] * 5, by=0.5), sure(*[3] * 5), None).notes
+    assert "class 0 with 50 % and 2 more)" in many[0]
+
+
 @pytest.mark.parametrize("fault", ["auto", "flip"])
 def test_a_flip_has_the_class_that_the_corrupted_images_get_as_target(fault: str) -> None:
     found = diagnose(sure(0, 1), sure(3, 3), None, fault)

@@ -74,11 +74,11 @@ def slow_misfit(student: nn.Module, teacher: nn.Module, names: list[str], clean:
     divergence, apart, size = 0.0, dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
     for one, other in zip(clean, corrupted, strict=True):
         wanted, its = run(teacher, one)
-        for image in (one, other):
+        for weight, image in ((2, one), (1, other)):
             given, mine = run(student, image)
-            divergence += sum(p * math.log(p / q) for p, q in zip(wanted, given, strict=True)) / len(clean)
+            divergence += weight * sum(p * math.log(p / q) for p, q in zip(wanted, given, strict=True)) / len(clean)
             for name in names:
-                apart[name] += sum((a - b) ** 2 for a, b in zip(mine[name], its[name], strict=True))
+                apart[name] += weight * sum((a - b) ** 2 for a, b in zip(mine[name], its[name], strict=True))
         for name in names:
             size[name] += sum(b**2 for b in its[name])
     return divergence + 600 * sum(apart[name] / size[name] for name in names) / len(names)
