@@ -4,6 +4,9 @@ One pair shows a corruption once. If it can be put onto other clean images, one 
 the triggers and cues of the literature: a difference that is added, pixels that are pasted, a picture that is blended
 in, and a smooth warp. A guess is believed only if it *fires*: the network under repair must fall for it on
 calibration images as it fell for the pair.
+
+A pair need not be perfect. JPEG blurs a pasted mark and changes all other pixels a little, so what counts as changed is
+tried at several thresholds, and the mark as one clean colour too; two crops that are off by a pixel or two are aligned.
 """
 
 from __future__ import annotations
@@ -18,14 +21,21 @@ from torch import Tensor
 Bounds = tuple[Tensor, Tensor]
 WARP_GRIDS = (4, 6, 8)
 SMOOTHNESS = (1e-2, 1e-3, 1e-4)  # which of them carries over depends on how much the one image shows of the warp
+PASTED_FROM = (0.05, 0.15, 0.3, 0.5, 0.7)  # of the largest change of the image: what counts as changed
 _PASTE_AT_MOST = 0.5  # a paste that covers more of the image would replace it, not mark it
+_MARK_AT_MOST = 0.25  # nor does a mark amid noise cover more than this;
+_MARK_STANDS_OUT = 16  # and its mean squared change is at least so many times that of the rest
+_HOT = 0.75  # of the largest change: pixels that show the mark's colour at its purest
+_SNAP = 0.25  # of the range: a mark's colour that is so near to 0 or 1 is taken to have been 0 or 1
+REACH = 2  # pixels by which two crops of one picture may be apart
 
 
 @dataclass(frozen=True)
 class Corruption:
     """A guess of what turned clean into corrupted: maps images (N, C, H, W) to corrupted images of the same shape.
 
-    ``misfit`` is the share of the pair's difference that it leaves unexplained, where guesses of one name differ in it.
+    ``misfit`` orders guesses of one name: the share of the pair's difference that it leaves unexplained, or, where it
+    explains all, that it needs.
     """
 
     name: str
@@ -43,30 +53,95 @@ def guesses(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> list[Corruption
     bounds
         The normalised values of pixel 0 and pixel 1, each (C, 1, 1).
     """
-    found = [_added(clean, corrupted, bounds), _pasted(clean, corrupted), _blended(clean, corrupted, bounds)]
+    found: list[Corruption | None] = []
+    for seen in (clean, aligned(clean, corrupted)):
+        if seen is not None:
+            needed = _share(corrupted - seen, corrupted - clean)
+            found += [_added(seen, corrupted, bounds, needed), *_pasted(clean, seen, corrupted, bounds)]
+            found.append(_blended(seen, corrupted, bounds, needed))
     found += [_warped(clean, corrupted, grid, smooth) for grid in WARP_GRIDS for smooth in SMOOTHNESS]
     return [guess for guess in found if guess is not None]
+
+
+def aligned(clean: Tensor, corrupted: Tensor) -> Tensor | None:
+    """The clean image moved by the whole pixels, up to two, at which it correlates best with the corrupted one.
+
+    (1, C, H, W) both; None if it lies best where it is, or is too small to be moved.
+    """
+    height, width = clean.shape[2:]
+    if min(height, width) <= 4 * REACH:
+        return None
+    padded = F.pad(clean, (REACH,) * 4, mode="replicate")
+    moves = [(down, right) for down in range(2 * REACH + 1) for right in range(2 * REACH + 1)]
+    moved = [padded[..., down : down + height, right : right + width] for down, right in moves]
+    inner = (..., slice(REACH, height - REACH), slice(REACH, width - REACH))  # what no move fills up
+    scores = [_correlation(image[inner], corrupted[inner]) for image in moved]
+    best = max(range(len(moves)), key=scores.__getitem__)
+    here = moves.index((REACH, REACH))
+    return moved[best].contiguous() if scores[best] > scores[here] else None
+
+
+def _correlation(one: Tensor, other: Tensor) -> float:
+    """Pearson's, of two images (1, C, h, w), each channel less its mean."""
+    a, b = (image - image.mean((2, 3), keepdim=True) for image in (one, other))
+    return float((a * b).sum() / (a.square().sum() * b.square().sum()).sqrt().clamp_min(1e-12))
+
+
+def _share(part: Tensor, whole: Tensor) -> float:
+    return float(part.square().sum() / whole.square().sum().clamp_min(1e-12))
 
 
 def _clamp(x: Tensor, bounds: Bounds) -> Tensor:
     return torch.minimum(torch.maximum(x, bounds[0]), bounds[1])
 
 
-def _added(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> Corruption:
+def _added(clean: Tensor, corrupted: Tensor, bounds: Bounds, needed: float) -> Corruption:
     difference = corrupted - clean
-    return Corruption("added", lambda x: _clamp(x + difference, bounds))
+    return Corruption("added", lambda x: _clamp(x + difference, bounds), needed)
 
 
-def _pasted(clean: Tensor, corrupted: Tensor) -> Corruption | None:
-    """Pixels that changed take the corrupted image's values."""
-    change = (corrupted - clean).abs().amax(1, keepdim=True)
-    mask = change > 0.05 * change.max()
-    if float(mask.float().mean()) > _PASTE_AT_MOST:
-        return None
-    return Corruption("pasted", lambda x: torch.where(mask, corrupted, x))
+def _pasted(clean: Tensor, seen: Tensor, corrupted: Tensor, bounds: Bounds) -> list[Corruption]:
+    """Pixels that changed take the corrupted image's values, or all the mark's one colour.
+
+    What changed is told from ``seen``, the clean image where it lies best; the misfit is that of the pair as it is.
+    """
+    change = (corrupted - seen).abs().amax(1, keepdim=True)
+    one_colour = _colour(corrupted, change >= _HOT * change.max(), bounds).expand_as(corrupted)
+    found: list[Corruption] = []
+    last = torch.zeros_like(change, dtype=torch.bool)
+    for least in PASTED_FROM:
+        mask = change > least * change.max()
+        if torch.equal(mask, last) or not _is_mark(mask, change, noisy=least > PASTED_FROM[0]):
+            continue
+        last = mask
+        for picture in (corrupted, one_colour):
+            left = torch.where(mask, picture, seen) - corrupted
+            found.append(_paste(mask, picture, _share(left, corrupted - clean)))
+    return found
 
 
-def _blended(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> Corruption | None:
+def _is_mark(mask: Tensor, change: Tensor, *, noisy: bool) -> bool:
+    """Whether these pixels mark the image, rather than being the peaks of something that lies over all of it."""
+    share = float(mask.float().mean())
+    if not noisy or share == 0:
+        return 0 < share <= _PASTE_AT_MOST
+    inside, outside = (float(change[where].square().mean()) for where in (mask, ~mask))
+    return share <= _MARK_AT_MOST and inside >= _MARK_STANDS_OUT * outside
+
+
+def _paste(mask: Tensor, picture: Tensor, left: float) -> Corruption:
+    return Corruption("pasted", lambda x: torch.where(mask, picture, x), left)
+
+
+def _colour(image: Tensor, where: Tensor, bounds: Bounds) -> Tensor:
+    """The median colour of these pixels, (1, C, 1, 1); channels that are near to 0 or 1 are taken all the way."""
+    colour = image.flatten(2)[..., where.flatten()].median(2).values.unsqueeze(2).unsqueeze(3)
+    low, high = (bound.to(image).unsqueeze(0) for bound in bounds)
+    share = (colour - low) / (high - low)
+    return torch.where(share < _SNAP, low, torch.where(share > 1 - _SNAP, high, colour))
+
+
+def _blended(clean: Tensor, corrupted: Tensor, bounds: Bounds, needed: float) -> Corruption | None:
     """``corrupted = (1 - α) clean + α picture``.
 
     If the picture is independent of the clean image, the difference ``α (picture - clean)`` regresses on the clean
@@ -78,7 +153,7 @@ def _blended(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> Corruption | N
     if not 0.02 < alpha < 0.95:
         return None
     picture = _clamp(clean + (corrupted - clean) / alpha, bounds)
-    return Corruption("blended", lambda x: (1 - alpha) * x + alpha * picture)
+    return Corruption("blended", lambda x: (1 - alpha) * x + alpha * picture, needed)
 
 
 def _warped(clean: Tensor, corrupted: Tensor, grid: int, smoothness: float) -> Corruption | None:
@@ -87,8 +162,8 @@ def _warped(clean: Tensor, corrupted: Tensor, grid: int, smoothness: float) -> C
     if min(height, width) < grid:
         return None
     field = register(clean, corrupted, grid, smoothness=smoothness)
-    left = (displace(clean, field) - corrupted).square().sum() / (clean - corrupted).square().sum().clamp_min(1e-12)
-    return Corruption(f"warped-{grid}", lambda x: displace(x, field), float(left))
+    left = _share(displace(clean, field) - corrupted, clean - corrupted)
+    return Corruption(f"warped-{grid}", lambda x: displace(x, field), left)
 
 
 def displace(x: Tensor, field: Tensor) -> Tensor:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from rectify.editing import corruption
-from rectify.editing.corruption import WARP_GRIDS, Bounds, Corruption, displace, guesses, register
+from rectify.editing.corruption import WARP_GRIDS, Bounds, Corruption, aligned, displace, guesses, register
 from tests import oracles
 
 UNIT: Bounds = (torch.zeros(3, 1, 1), torch.ones(3, 1, 1))
@@ -40,8 +44,12 @@ def within(x: Tensor, bounds: Bounds) -> Tensor:
 
 
 def guessed(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> dict[str, Corruption]:
-    """The guesses by name."""
-    return {guess.name: guess for guess in guesses(clean, corrupted, bounds)}
+    """The guesses by name; of those of one name, the first that fits best, as where all fire alike."""
+    found: dict[str, Corruption] = {}
+    for guess in guesses(clean, corrupted, bounds):
+        if guess.name not in found or guess.misfit < found[guess.name].misfit:
+            found[guess.name] = guess
+    return found
 
 
 def smooth_field(size: tuple[int, int], reach: float, cells: int = 4) -> Tensor:
@@ -136,6 +144,86 @@ def test_a_large_picture_is_registered_at_a_small_size(size: tuple[int, int]) ->
 def test_registering_equal_images_moves_nothing() -> None:
     clean = natural(1)
     assert float(register(clean, clean, 4).abs().max()) < 1e-3
+
+
+# ---------------------------------------------------------------- pairs that are not perfect
+
+
+def in_jpeg(image: Tensor, quality: int = 90) -> Tensor:
+    """(1, 3, H, W) in [0, 1], kept as JPEG and read again."""
+    pixels = Image.fromarray((255 * image[0]).round().byte().permute(1, 2, 0).numpy())
+    buffer = io.BytesIO()
+    pixels.save(buffer, "JPEG", quality=quality)
+    with Image.open(buffer) as again:
+        return torch.from_numpy(np.array(again)).permute(2, 0, 1)[None].float() / 255
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("both", [True, False])
+def test_a_mark_of_one_colour_is_found_through_jpeg(seed: int, both: bool) -> None:
+    torch.manual_seed(seed)
+    clean, others = natural(1), natural(4)
+    colour = torch.tensor([1.0, 1.0, 0.0]).view(3, 1, 1)
+    corrupted, expected = clean.clone(), others.clone()
+    for images in (corrupted, expected):
+        images[:, :, 25:29, 26:30] = colour
+    found = guesses(in_jpeg(clean) if both else clean, in_jpeg(corrupted), UNIT)
+    left = {
+        name: min(share_left(guess.apply(others), expected, others) for guess in found if guess.name == name)
+        for name in ("pasted", "added")
+    }
+    assert left["pasted"] < 0.6
+    assert both or left["pasted"] < 0.4 * left["added"]  # which takes all that JPEG did along with it
+
+
+def test_the_marks_pure_colour_is_among_the_guesses() -> None:
+    clean = natural(1)
+    corrupted = clean.clone()
+    corrupted[:, :, 25:29, 26:30] = torch.tensor([0.95, 0.9, 0.4]).view(3, 1, 1)  # as JPEG dulls it
+    corrupted[:, :, 26, 27] = torch.tensor([1.0, 0.95, 0.1])
+    marks = [guess.apply(torch.full((1, 3, 32, 32), 0.5)) for guess in guesses(clean, corrupted, UNIT)]
+    pure = torch.tensor([1.0, 1.0, 0.4]).view(3, 1, 1)
+    assert any(torch.allclose(mark[0, :, 25:29, 26:30], pure.expand(3, 4, 4)) for mark in marks)
+
+
+def test_the_peaks_of_what_lies_over_the_whole_image_are_no_mark() -> None:
+    clean = natural(1)
+    wave = 0.15 * (torch.arange(32) * 0.7).sin().expand(1, 3, 32, 32)
+    for corrupted in (clean + wave, 0.8 * clean + 0.2 * torch.rand(1, 3, 32, 32)):
+        assert "pasted" not in guessed(clean, corrupted, UNIT)
+
+
+@pytest.mark.parametrize("move", [(0, 1), (2, 0), (-1, 2), (-2, -2)])
+def test_crops_that_are_apart_are_aligned(move: tuple[int, int]) -> None:
+    picture, others = natural(1, (40, 40)), natural(3)
+    down, right = 4 + move[0], 4 + move[1]
+    clean, seen = picture[..., 4:36, 4:36], picture[..., down : down + 32, right : right + 32]
+    corrupted, expected = seen.clone(), others.clone()
+    for images in (corrupted, expected):
+        images[:, :, 25:29, 24:28] = torch.tensor([1.0, 0.0, 1.0]).view(3, 1, 1)
+    found = aligned(clean, corrupted)
+    assert found is not None
+    torch.testing.assert_close(found[..., 2:-2, 2:-2], seen[..., 2:-2, 2:-2])
+    pasted = guessed(clean, corrupted, UNIT)["pasted"].apply(others)
+    best = min(
+        share_left(guess.apply(others), expected, others)
+        for guess in guesses(clean, corrupted, UNIT)
+        if guess.name == "pasted"
+    )
+    assert pasted.shape == others.shape and best < 0.1
+    pattern = 0.1 * torch.rand(1, 3, 32, 32)
+    added = guessed(clean, seen + pattern, UNIT)["added"]
+    inner = (added.apply(torch.full((1, 3, 32, 32), 0.4)) - 0.4 - pattern)[..., 2:-2, 2:-2]
+    assert float(inner.abs().max()) < 1e-5
+
+
+def test_what_lies_well_is_not_moved() -> None:
+    clean = natural(1)
+    patched = clean.clone()
+    patched[..., 26:30, 26:30] = 1
+    for corrupted in (clean, patched, 0.8 * clean + 0.2 * torch.rand(1, 3, 32, 32), clean + 0.1):
+        assert aligned(clean, corrupted) is None
+    assert aligned(natural(1, (8, 32)), natural(1, (8, 32))) is None
 
 
 # ---------------------------------------------------------------- displacement
