@@ -30,7 +30,9 @@ def test_json_is_pure_whatever_libraries_print(rectify_, library) -> None:
 
 
 def test_junit_is_pure(rectify_, library) -> None:
-    ElementTree.fromstring(rectify_(*EDIT, "--format", "junit", "--max-asr", "0").out)
+    said = rectify_(*EDIT, "--format", "junit", "--max-asr", "0")
+    root = ElementTree.fromstring(said.out)
+    assert (said.code, root.tag, root.get("failures")) == (1, "testsuites", "1")
 
 
 def test_stdout_and_the_report_file_agree(rectify_, library) -> None:
@@ -43,20 +45,26 @@ def test_every_kind_of_report_file(rectify_, library) -> None:
     names = ["r.json", "r.md", "r.html", "r.xml"]
     said = rectify_(*EDIT, *[word for name in [*names, "r.json"] for word in ("--report", name)])
     assert said.code == 0
-    assert all(Path(name).stat().st_size for name in names)
+    assert json.loads(Path("r.json").read_text())["verdict"] == "pass"
+    assert ElementTree.parse("r.xml").getroot().get("failures") == "0"
+    assert Path("r.md").read_text().startswith("#")
+    assert Path("r.html").read_text().startswith("<!DOCTYPE html>")
     assert [line for line in said.err.splitlines() if line.startswith("report: ")] == [f"report: {n}" for n in names]
 
 
 def test_quiet_leaves_the_report_and_the_errors(rectify_, library, monkeypatch) -> None:
     monkeypatch.setenv("RECTIFY_SOMETHING_ELSE", "1")
     said = rectify_(*EDIT, "-q", "--report", "r.json")
-    assert said.err == "" and "edit" in said.out
+    assert (said.code, said.err) == (0, "") and "edit" in said.out and Path("r.json").exists()
     assert rectify_("edit", "-q").err.startswith("error: ")
 
 
 def test_nothing_is_drawn_outside_a_terminal(rectify_, library, monkeypatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
-    assert "\x1b" not in rectify_(*EDIT).err
+    monkeypatch.setenv("RECTIFY_SOMETHING_ELSE", "1")
+    said = rectify_(*EDIT)
+    notes = "note: RECTIFY_SOMETHING_ELSE is no setting of rectify; ignored\nno model written\n"
+    assert (said.code, said.err) == (0, notes)
 
 
 @pytest.mark.parametrize(
@@ -76,14 +84,16 @@ def test_colour(rectify_, library, monkeypatch, words, env, coloured) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     for name, value in env.items():
         monkeypatch.setenv(name, value)
-    assert ("\x1b[" in rectify_(*EDIT, "--max-asr", "0", *words).out) is coloured
+    said = rectify_(*EDIT, "--max-asr", "0", *words)
+    assert said.code == 1 and "max_asr" in said.out and ("\x1b[" in said.out) is coloured
 
 
 def test_no_color_is_obeyed(rectify_, library, monkeypatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("NO_COLOR", "1")
-    out = rectify_(*EDIT, "--max-asr", "0").out
-    assert "\x1b[3" not in out and "\x1b[9" not in out  # no colours; bold may stay
+    said = rectify_(*EDIT, "--max-asr", "0")
+    assert said.code == 1 and "max_asr" in said.out
+    assert "\x1b[3" not in said.out and "\x1b[9" not in said.out  # no colours; bold may stay
 
 
 def test_the_console_prints_layer_names_verbatim(capsys) -> None:
