@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import sys
 import warnings
 import xml.etree.ElementTree as ElementTree
@@ -112,7 +114,28 @@ def test_progress_on_a_terminal_is_transient(monkeypatch, capsys) -> None:
         terminal.start("measuring")
     streams = capsys.readouterr()
     assert streams.out == ""
-    assert "kept layer4[1]" in streams.err
+    assert "trying [layers]" in streams.err and "measuring" in streams.err  # drawn as they are, and gone at the end
+    assert [line.strip() for line in left_on_screen(streams.err) if line.strip()] == ["kept layer4[1]"]
+
+
+def left_on_screen(written: str) -> list[str]:
+    """The lines of a terminal after all this: of its escapes only those that move the cursor up and erase a line."""
+    lines, row, column = [""], 0, 0
+    for escape, text in re.findall(r"(\x1b\[[0-9;?]*[A-Za-z]|[\r\n])|([^\x1b\r\n]+)", written):
+        if escape == "\n":
+            row, column = row + 1, 0
+            lines += [""] * (row + 1 - len(lines))
+        elif escape == "\r":
+            column = 0
+        elif escape.endswith("A"):
+            row -= int(escape[2:-1] or 1)
+        elif escape.endswith("K"):
+            assert escape == "\x1b[2K"
+            lines[row] = ""
+        elif text:
+            lines[row] = lines[row][:column].ljust(column) + text + lines[row][column + len(text) :]
+            column += len(text)
+    return lines
 
 
 @pytest.mark.parametrize("how", [{"quiet": True}, {"progress": False}])
@@ -139,6 +162,7 @@ def test_a_broken_stdout_does_not_raise(monkeypatch) -> None:
             raise OSError
 
     monkeypatch.setattr(sys, "stdout", Gone())
+    monkeypatch.setattr(os, "open", lambda *_: pytest.fail("a file is opened that is never closed"))
     write_stdout("text")
     monkeypatch.setattr(sys, "stdout", None)
     write_stdout("text")
