@@ -15,7 +15,7 @@ from tests.conftest import Said, run_python
 
 
 def full_disk(monkeypatch: pytest.MonkeyPatch, name: str, first: int = 1) -> None:
-    """From the so-manieth on, files of this name (with wildcards) stop half-way: No space left on device."""
+    """Files of this name (with wildcards) stop half-way, from number ``first`` on: No space left on device."""
     write, seen = atomic._write_and_sync, [0]
 
     def stops(partial: Path, *parts: bytes | memoryview) -> None:
@@ -108,7 +108,7 @@ def stopped_in_a_step(name: str, step: int, words: Sequence[str], place: Path) -
 
 
 def stopped_in_a_save(name: str, times: int, save: int, words: Sequence[str], place: Path) -> Said:
-    """`rectify train` as a process that gets a signal, so many times, when the so-manieth state is half written."""
+    """`rectify train` as a process that gets a signal, so many times, when state number ``save`` is half written."""
     return _threaded([IN_A_SAVE, name, str(times), str(save), *words], place)
 
 
