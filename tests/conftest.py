@@ -19,6 +19,7 @@ from unittest import mock
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+HANG = 600  # seconds until a process counts as hung: far beyond what a slow or busy machine needs
 CALIBRATION_IMAGES = 60  # of the fixture's 200: the figures asked for are reached with these, in half the time
 
 
@@ -28,6 +29,27 @@ def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
     folder = tmp_path_factory.mktemp("cache")
     with mock.patch.dict(os.environ, {"XDG_CACHE_HOME": str(folder)}):
         yield folder
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test starts from the same random state."""
+    import torch
+
+    torch.manual_seed(0)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """For networks so small that threads only cost, and for sums that must come in one order."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
@@ -66,8 +88,13 @@ def environment() -> dict[str, str]:
 
 def run_process(argv: Sequence[str | Path], cwd: Path) -> Said:
     """The command line as a process of its own."""
-    words = [sys.executable, "-m", "rectify", *map(str, argv)]
-    done = subprocess.run(words, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=300, check=False)
+    return run_python(["-m", "rectify", *argv], cwd)
+
+
+def run_python(argv: Sequence[str | Path], cwd: Path, **variables: str) -> Said:
+    """Python with these arguments as a process of its own, with our environment and more variables."""
+    words, env = [sys.executable, *map(str, argv)], environment() | variables
+    done = subprocess.run(words, cwd=cwd, env=env, capture_output=True, text=True, timeout=HANG, check=False)
     return Said(done.returncode, done.stdout, done.stderr)
 
 

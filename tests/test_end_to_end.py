@@ -7,9 +7,6 @@ import functools
 import json
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,13 +27,13 @@ from .conftest import (
     Said,
     Shared,
     copy_images,
-    environment,
     judge_flags,
     model_flags,
     pair_flags,
     run_here,
     sha256,
 )
+from .trouble import stopped_while_judged, take_rights
 
 BLEND = ROOT / "fixtures" / "mnist-blend"
 MODEL = BLEND / "model.safetensors"
@@ -441,29 +438,20 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(out: str, wor
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder where root cannot write either")
-def test_a_folder_without_rights(apply: list[str], tmp_path: Path) -> None:
-    assert_one_line(run_here([*apply, "-o", "/proc/x.safetensors"], tmp_path), "/proc")
+def test_a_folder_without_rights(apply: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "locked").mkdir()
+    take_rights(monkeypatch, tmp_path / "locked")
+    said = run_here([*apply, "-o", "locked/x.safetensors"], tmp_path)
+    assert_one_line(said, "cannot write locked/", "make room or rights in")
+    assert not list((tmp_path / "locked").iterdir())
 
 
 def test_a_kill_leaves_no_file_under_the_name(apply: list[str], shared: Shared, tmp_path: Path) -> None:
     """Killed while the written file is judged: the name is free, and the next run takes it."""
     argv = [*apply, *PAIR, *judge_flags(), "-o", "x.safetensors"]
-    words = [sys.executable, "-m", "rectify", *argv]
-    process = subprocess.Popen(
-        words, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        end = time.monotonic() + 120
-        while not any(tmp_path.iterdir()) and process.poll() is None and time.monotonic() < end:
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-    finally:
-        process.kill()
-        process.wait()
-    assert process.returncode == -signal.SIGKILL
-    left = [path.name for path in tmp_path.iterdir()]
-    assert left and all(name.startswith(".") and name.endswith((".candidate", ".partial")) for name in left)
+    assert stopped_while_judged("SIGKILL", argv, tmp_path).code == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".x.safetensors.") and left.suffix == ".candidate"
     assert run_here(argv, tmp_path).code == 0
     assert sha256(tmp_path / "x.safetensors") == sha256(shared.out)
 

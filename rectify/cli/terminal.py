@@ -52,8 +52,8 @@ def write_stderr(line: str) -> None:
 def silence(stream: IO[str]) -> None:
     """Point a broken stream at nothing, so that Python does not complain about it when it exits."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        nothing = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nothing, stream.fileno())
+        place, nothing = stream.fileno(), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, place)
         os.close(nothing)
 
 

@@ -140,8 +140,11 @@ def test_softmax_is_exact_and_blind_to_a_constant() -> None:
     x, base = pair(1, 1, 4)
     found = lifted(Soft(), x, base)
     torch.testing.assert_close(found.values.flatten(1).sum(1), found.change)
-    assert not lifted(Soft(), x, x + 3).values.abs().sum(3).gt(10).any()
-    torch.testing.assert_close(lifted(Soft(), x, x + 3).values.sum(), torch.tensor(0.0).double(), atol=1e-14, rtol=0)
+    blind = lifted(Soft(), x, x + 3).values  # nothing changes, so the multiplier is the derivative
+    torch.testing.assert_close(blind.sum((1, 2, 3)), torch.zeros(2).double(), atol=1e-14, rtol=0)
+    for image, p in enumerate(x.flatten(1).softmax(1)):
+        expected = torch.stack([-3 * p[image] * (float(i == image) - p[i]) for i in range(4)])
+        torch.testing.assert_close(blind[image].flatten(), expected)
     # of two classes it is the sigmoid of the difference, and so is its multiplier
     two, two_base = x[..., :2], base[..., :2]
     d, d_base = (t[..., 0] - t[..., 1] for t in (two, two_base))
@@ -303,11 +306,9 @@ def test_every_operation_sums_to_delta(name: str) -> None:
 WITHOUT_LIMIT = ("sqrt at zero", "types", "softmax far apart", "in place", "detached", "shapes in place")
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("name", [name for name in OPERATIONS if name not in WITHOUT_LIMIT])
 def test_near_the_baseline_it_is_the_derivative(name: str) -> None:
     """Multipliers tend to gradients: a rule that is complete but wrong does not."""
-    if name in WITHOUT_LIMIT:
-        pytest.skip("the limit is not a derivative of torch's")
     network = flow(OPERATIONS[name])
     x, _ = pair(*IMAGE)
     step = 1e-6 * torch.randn(x.shape, generator=torch.Generator().manual_seed(3), dtype=x.dtype)
@@ -450,10 +451,10 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "indices of a pool": (lambda y: F.max_unpool2d(*F.max_pool2d(y, 2, return_indices=True), 2), "unpool"),
     "statistics of the batch": (lambda y: F.batch_norm(y, None, None, training=True), "statistics of the batch"),
     "written into a constant": (lambda y: torch.zeros(2, 4, 8, 8).double().copy_(y), "constant tensor"),
-    "one number": (lambda y: y * float(y.sum()), "--method ig"),
-    "numpy": (lambda y: y + torch.from_numpy(y.numpy()), "cannot follow"),
-    "dropout": (lambda y: F.dropout(y, 0.5, training=True), "--method ig"),
-    "a copy in python": (lambda y: torch.tensor(y.tolist(), dtype=y.dtype), "--method ig"),
+    "one number": (lambda y: y * float(y.sum()), "no rule for torch.local_scalar_dense"),
+    "numpy": (lambda y: y + torch.from_numpy(y.numpy()), r"cannot follow .*numpy\(\)"),
+    "dropout": (lambda y: F.dropout(y, 0.5, training=True), "is it random, in eval mode"),
+    "a copy in python": (lambda y: torch.tensor(y.tolist(), dtype=y.dtype), r"cannot follow .*tolist\(\)"),
 }
 
 
@@ -475,16 +476,11 @@ def test_a_compiled_network_is_refused() -> None:
         lifted(torch.compile(fixtures.vgg(4, width=2).double().eval(), backend="eager"), *pair(*IMAGE))
 
 
-def test_low_precision_inside_is_refused_or_adds_up() -> None:
-    def rounded(y: Tensor) -> Tensor:
-        return y.bfloat16().relu().double()
-
-    try:
-        found = lifted(flow(rounded), *pair(*IMAGE))
-    except UsageError as error:
-        assert "precision" in str(error)
-    else:
-        assert relative_gap(found) < 1e-2
+def test_low_precision_inside_adds_up_to_its_rounding_or_is_refused() -> None:
+    x, base = pair(*IMAGE)
+    assert 1e-6 < relative_gap(lifted(flow(lambda y: y.bfloat16().relu().double()), x, base)) < 1e-2
+    with pytest.raises(UsageError, match=r"does not add up here \(low precision"):  # the steps are of 4, or of 8
+        lifted(flow(lambda y: (1000 + y).bfloat16().relu().double()), x, base)
 
 
 def test_a_random_network_is_refused() -> None:

@@ -18,6 +18,7 @@ from rectify.cli.app import main
 from rectify.reporting.build import conclude, empty_report
 from rectify.reporting.verdict import decide, judge
 from tests.cli.train_samples import NETS, pictures
+from tests.conftest import Said
 
 
 @dataclass(frozen=True)
@@ -130,13 +131,6 @@ def place(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path
     for name in ("nets", "odd"):
         sys.modules.pop(name, None)
-
-
-@dataclass
-class Said:
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture

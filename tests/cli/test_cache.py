@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from rectify import jobs
 from rectify.editing import localize
-from rectify.files import atomic
 from tests.cli.train_samples import FRESH, NETS
-from tests.conftest import Said, environment, run_here, sha256
+from tests.conftest import Said, run_here, sha256
+from tests.trouble import full_disk
 
 LOCALIZE = ["localize", "model.safetensors", "--clean", "data/a/0.png", "--poisoned", "data/c/0.png"]
 LOCALIZE += ["--calibration", "data", "--format", "json", "--no-progress"]
 EDIT = ["edit", *LOCALIZE[1:], "--mode", "static", "--force", "-o"]
 
 Counted = list[str]
+
+
+@pytest.fixture(autouse=True)
+def cache_of_each_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another test kept would not be computed here."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -64,12 +70,12 @@ def test_cold_warm_and_none_say_the_same(folder: Path, computed: Counted) -> Non
 def test_verbose_tells_and_nothing_else_does(folder: Path) -> None:
     cold, warm = (run_here([*LOCALIZE, "--cache-dir", "c", "-v"], folder) for _ in range(2))
     assert "kept in c/moments" in cold.err and "from c/moments" in warm.err
-    assert "moments" not in run_here([*LOCALIZE, "--cache-dir", "c"], folder).err
-    assert "cache" not in told(warm)
+    plain = run_here([*LOCALIZE, "--cache-dir", "c"], folder)
+    assert told(plain) == told(warm) and "moments" not in plain.err and "cache" not in told(warm)
 
 
 def test_an_edit_uses_what_localize_kept_and_writes_the_same_bytes(folder: Path, computed: Counted) -> None:
-    run_here([*LOCALIZE, "--cache-dir", "c"], folder)
+    assert told(run_here([*LOCALIZE, "--cache-dir", "c"], folder))
     warm, none = (
         run_here([*EDIT, name, *more], folder)
         for name, more in (("w.safetensors", ["--cache-dir", "c"]), ("n.safetensors", ["--no-cache"]))
@@ -79,17 +85,48 @@ def test_an_edit_uses_what_localize_kept_and_writes_the_same_bytes(folder: Path,
     assert sha256(folder / "w.safetensors") == sha256(folder / "n.safetensors")
 
 
-def test_the_users_cache_folder_is_the_default(folder: Path, cache_of_its_own: Path, computed: Counted) -> None:
-    run_here(LOCALIZE, folder)
-    run_here(LOCALIZE, folder)
+@pytest.mark.parametrize("said", [None, "", "elsewhere"])
+def test_the_users_cache_folder_is_the_default(
+    said: str | None, folder: Path, tmp_path: Path, computed: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of XDG_CACHE_HOME, else ~/.cache."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    if said is None:
+        monkeypatch.delenv("XDG_CACHE_HOME")
+    else:
+        monkeypatch.setenv("XDG_CACHE_HOME", said and str(tmp_path / said))
+    for _ in range(2):
+        told(run_here(LOCALIZE, folder))
     assert len(computed) == 1
-    assert list((cache_of_its_own / "rectify" / "moments").glob("*.safetensors"))
-    assert "XDG_CACHE_HOME" in environment()
+    place = tmp_path / (said or "home/.cache")
+    assert len(list((place / "rectify" / "moments").glob("*.safetensors"))) == 1
+    assert not said or not (tmp_path / "home").exists()
 
 
-@pytest.mark.parametrize(
-    "change", ["weights", "images", "sample", "batch", "preprocess", "code", "fewer", "positions", "threads"]
-)
+def test_without_a_home_folder_nothing_is_kept(
+    folder: Path, computed: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    one, other = (told(run_here(LOCALIZE, folder)) for _ in range(2))
+    assert one == other and len(computed) == 2
+
+
+CHANGES = ("weights", "images", "sample", "batch", "preprocess", "code", "fewer")
+HOW = {  # how the numbers are computed, and another answer to it
+    "layout": ("rectify.jobs.moments.LAYOUT", 77),
+    "positions": ("rectify.jobs.moments.POSITIONS", 4),
+    "threads": ("torch.get_num_threads", lambda: 77),
+    "instructions": ("torch.backends.cpu.get_cpu_capability", lambda: "AVX77"),
+    "precision": ("torch.get_float32_matmul_precision", lambda: "medium"),
+    "torch": ("torch.__version__", torch.__version__.partition("+")[0] + "+other"),
+}
+
+
+@pytest.mark.parametrize("change", [*CHANGES, *HOW])
 def test_whatever_changes_the_numbers_is_computed_anew(
     change: str, folder: Path, computed: Counted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,10 +147,8 @@ def test_whatever_changes_the_numbers_is_computed_anew(
         words += ["--batch-size", "3"]
     elif change == "preprocess":
         words += ["--std", "0.5"]
-    elif change == "positions":
-        monkeypatch.setattr("rectify.jobs.moments.POSITIONS", 4)
-    elif change == "threads":
-        monkeypatch.setattr("torch.get_num_threads", lambda: 77)
+    elif change in HOW:
+        monkeypatch.setattr(*HOW[change])
     else:  # the same tensors, arguments and names, and another network
         (folder / "nets.py").write_text(NETS.replace("nn.ReLU()", "nn.Hardtanh()"))
         sys.modules.pop("nets")
@@ -138,15 +173,7 @@ def in_the_way(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def full(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = atomic._write_and_sync
-
-    def stops(partial: Path, *parts: bytes | memoryview) -> None:
-        if "moments" in str(partial):
-            write(partial, parts[0])
-            raise OSError(28, "No space left on device")
-        write(partial, *parts)
-
-    monkeypatch.setattr(atomic, "_write_and_sync", stops)
+    full_disk(monkeypatch, "*.safetensors")  # localize writes no other tensors
 
 
 @pytest.mark.parametrize("trouble", [in_the_way, full])
@@ -159,8 +186,9 @@ def test_a_folder_that_cannot_be_used_is_a_note(
     assert told(said) == told(none) and said.code == none.code
     (note,) = [line for line in said.err.splitlines() if "moments" in line]
     assert note.startswith("note: second moments are not kept for the next run: cannot write")
-    assert not list(folder.glob("c/moments/.*")) and os.listdir(folder)
-    assert "moments" not in run_here([*LOCALIZE, "--cache-dir", "c", "-q"], folder).err
+    assert not list(folder.glob("c/moments/*"))
+    quiet = run_here([*LOCALIZE, "--cache-dir", "c", "-q"], folder)
+    assert told(quiet) == told(none) and "moments" not in quiet.err
 
 
 def test_moments_beyond_the_bound_are_not_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

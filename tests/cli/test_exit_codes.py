@@ -13,6 +13,7 @@ import pytest
 
 from rectify import errors
 from rectify.cli.app import main
+from tests.conftest import HANG, Said, environment, run_process
 
 from .conftest import PAIR
 
@@ -193,52 +194,47 @@ def test_a_baseline_is_compared(rectify_, library) -> None:
     assert library.asked["options"].baseline == json.loads(Path("baseline.json").read_text())
 
 
-def alone(code: str, *words: str, **more) -> subprocess.CompletedProcess:
-    root = Path(__file__).parents[2]
-    env = {**os.environ, "PYTHONPATH": str(root), **more.pop("env", {})}
-    return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, env=env, **more)
+MAIN = "import sys; from rectify.cli.app import main; sys.exit(main(sys.argv[1:]))"
 
 
 def test_as_a_module_and_from_any_folder(tmp_path) -> None:
-    done = alone("import runpy; runpy.run_module('rectify', run_name='__main__', alter_sys=True)", "edti", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: no such command: edti; did you mean edit?\n"
+    said = run_process(["edti"], tmp_path)
+    assert said == Said(2, "", "error: no such command: edti; did you mean edit?\n")
 
 
 @pytest.mark.parametrize("words", [["--help"], ["edit", "--help"], ["edit", "--show-config"]])
 def test_a_reader_that_goes_away_is_no_error(tmp_path, words: list[str]) -> None:
-    program = "import os, sys; from rectify.cli.app import main; sys.exit(main(sys.argv[1:]))"
-    root = Path(__file__).parents[2]
     read, write = os.pipe()
     os.close(read)
-    env = {**os.environ, "PYTHONPATH": str(root)}
-    done = subprocess.run([sys.executable, "-c", program, *words], stdout=write, stderr=subprocess.PIPE, text=True,
-                          env=env, cwd=tmp_path)  # fmt: skip
+    done = into(write, words, tmp_path)
     os.close(write)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def into(stdout, words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """The command line with its stdout sent there."""
+    command = [sys.executable, "-c", MAIN, *words]
+    more = {"stderr": subprocess.PIPE, "text": True, "timeout": HANG, "check": False}
+    return subprocess.run(command, stdout=stdout, env=environment(), cwd=folder, **more)
 
 
 def test_a_full_disk_behind_stdout_is_2(tmp_path) -> None:
     if not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full here")
-    program = "import sys; from rectify.cli.app import main; sys.exit(main(['edit', '--show-config']))"
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     with open("/dev/full", "w") as full:
-        done = subprocess.run([sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, text=True, env=env,
-                              cwd=tmp_path)  # fmt: skip
+        done = into(full, ["edit", "--show-config"], tmp_path)
     assert done.returncode == 2
     assert done.stderr == "error: stdout cannot be written: No space left on device\n"
 
 
 @pytest.mark.parametrize("closed", ["1", "2"])
 def test_closed_streams(tmp_path, closed: str) -> None:
-    command = f'"$0" -c "import sys; from rectify.cli.app import main; sys.exit(main([\'edit\']))" {closed}>&-'
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(
-        ["bash", "-c", command, sys.executable], capture_output=True, text=True, env=env, cwd=tmp_path
-    )
-    assert done.returncode == 2
-    assert done.stdout == ""
+    command = ["bash", "-c", f'"$0" -c "$1" edit {closed}>&-', sys.executable, MAIN]
+    more = {"capture_output": True, "text": True, "timeout": HANG, "check": False}
+    done = subprocess.run(command, env=environment(), cwd=tmp_path, **more)
+    assert (done.returncode, done.stdout) == (2, "")
+    error = "error: edit needs a pair: "
+    assert done.stderr == "" if closed == "2" else done.stderr.startswith(error)
 
 
 def test_main_takes_its_words_from_the_process(monkeypatch, capsys) -> None:
@@ -248,11 +244,13 @@ def test_main_takes_its_words_from_the_process(monkeypatch, capsys) -> None:
 
 
 SLEEPING = """
-import sys, time, types
+import signal, sys, time
 from rectify.cli import app, localize
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it runs in the background
 def sleep(settings, terminal):
     print("working", file=sys.stderr, flush=True)
-    time.sleep(60)
+    while True:
+        time.sleep(60)
 localize.run = sleep
 sys.exit(app.main(["localize", "model.pt", "--format", "json"]))
 """
@@ -260,10 +258,13 @@ sys.exit(app.main(["localize", "model.pt", "--format", "json"]))
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_sigterm(tmp_path, number: signal.Signals) -> None:
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", SLEEPING], text=True, env=env, cwd=tmp_path, **pipes) as process:
+    command = [sys.executable, "-c", SLEEPING]
+    with subprocess.Popen(command, text=True, env=environment(), cwd=tmp_path, **pipes) as process:
         assert process.stderr is not None and process.stderr.readline() == "working\n"
         process.send_signal(number)
-        out, err = process.communicate(timeout=20)
+        try:
+            out, err = process.communicate(timeout=HANG)
+        finally:
+            process.kill()  # it would sleep on, and this test wait for it
     assert (process.returncode, out, err) == (130, "", "interrupted\n")

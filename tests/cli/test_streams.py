@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import sys
 import warnings
 import xml.etree.ElementTree as ElementTree
@@ -30,7 +32,9 @@ def test_json_is_pure_whatever_libraries_print(rectify_, library) -> None:
 
 
 def test_junit_is_pure(rectify_, library) -> None:
-    ElementTree.fromstring(rectify_(*EDIT, "--format", "junit", "--max-asr", "0").out)
+    said = rectify_(*EDIT, "--format", "junit", "--max-asr", "0")
+    root = ElementTree.fromstring(said.out)
+    assert (said.code, root.tag, root.get("failures")) == (1, "testsuites", "1")
 
 
 def test_stdout_and_the_report_file_agree(rectify_, library) -> None:
@@ -43,20 +47,26 @@ def test_every_kind_of_report_file(rectify_, library) -> None:
     names = ["r.json", "r.md", "r.html", "r.xml"]
     said = rectify_(*EDIT, *[word for name in [*names, "r.json"] for word in ("--report", name)])
     assert said.code == 0
-    assert all(Path(name).stat().st_size for name in names)
+    assert json.loads(Path("r.json").read_text())["verdict"] == "pass"
+    assert ElementTree.parse("r.xml").getroot().get("failures") == "0"
+    assert Path("r.md").read_text().startswith("#")
+    assert Path("r.html").read_text().startswith("<!DOCTYPE html>")
     assert [line for line in said.err.splitlines() if line.startswith("report: ")] == [f"report: {n}" for n in names]
 
 
 def test_quiet_leaves_the_report_and_the_errors(rectify_, library, monkeypatch) -> None:
     monkeypatch.setenv("RECTIFY_SOMETHING_ELSE", "1")
     said = rectify_(*EDIT, "-q", "--report", "r.json")
-    assert said.err == "" and "edit" in said.out
+    assert (said.code, said.err) == (0, "") and "edit" in said.out and Path("r.json").exists()
     assert rectify_("edit", "-q").err.startswith("error: ")
 
 
 def test_nothing_is_drawn_outside_a_terminal(rectify_, library, monkeypatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
-    assert "\x1b" not in rectify_(*EDIT).err
+    monkeypatch.setenv("RECTIFY_SOMETHING_ELSE", "1")
+    said = rectify_(*EDIT)
+    notes = "note: RECTIFY_SOMETHING_ELSE is no setting of rectify; ignored\nno model written\n"
+    assert (said.code, said.err) == (0, notes)
 
 
 @pytest.mark.parametrize(
@@ -76,14 +86,16 @@ def test_colour(rectify_, library, monkeypatch, words, env, coloured) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     for name, value in env.items():
         monkeypatch.setenv(name, value)
-    assert ("\x1b[" in rectify_(*EDIT, "--max-asr", "0", *words).out) is coloured
+    said = rectify_(*EDIT, "--max-asr", "0", *words)
+    assert said.code == 1 and "max_asr" in said.out and ("\x1b[" in said.out) is coloured
 
 
 def test_no_color_is_obeyed(rectify_, library, monkeypatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("NO_COLOR", "1")
-    out = rectify_(*EDIT, "--max-asr", "0").out
-    assert "\x1b[3" not in out and "\x1b[9" not in out  # no colours; bold may stay
+    said = rectify_(*EDIT, "--max-asr", "0")
+    assert said.code == 1 and "max_asr" in said.out
+    assert "\x1b[3" not in said.out and "\x1b[9" not in said.out  # no colours; bold may stay
 
 
 def test_the_console_prints_layer_names_verbatim(capsys) -> None:
@@ -102,7 +114,28 @@ def test_progress_on_a_terminal_is_transient(monkeypatch, capsys) -> None:
         terminal.start("measuring")
     streams = capsys.readouterr()
     assert streams.out == ""
-    assert "kept layer4[1]" in streams.err
+    assert "trying [layers]" in streams.err and "measuring" in streams.err  # drawn as they are, and gone at the end
+    assert [line.strip() for line in left_on_screen(streams.err) if line.strip()] == ["kept layer4[1]"]
+
+
+def left_on_screen(written: str) -> list[str]:
+    """The lines of a terminal after all this: of its escapes only those that move the cursor up and erase a line."""
+    lines, row, column = [""], 0, 0
+    for escape, text in re.findall(r"(\x1b\[[0-9;?]*[A-Za-z]|[\r\n])|([^\x1b\r\n]+)", written):
+        if escape == "\n":
+            row, column = row + 1, 0
+            lines += [""] * (row + 1 - len(lines))
+        elif escape == "\r":
+            column = 0
+        elif escape.endswith("A"):
+            row -= int(escape[2:-1] or 1)
+        elif escape.endswith("K"):
+            assert escape == "\x1b[2K"
+            lines[row] = ""
+        elif text:
+            lines[row] = lines[row][:column].ljust(column) + text + lines[row][column + len(text) :]
+            column += len(text)
+    return lines
 
 
 @pytest.mark.parametrize("how", [{"quiet": True}, {"progress": False}])
@@ -129,6 +162,7 @@ def test_a_broken_stdout_does_not_raise(monkeypatch) -> None:
             raise OSError
 
     monkeypatch.setattr(sys, "stdout", Gone())
+    monkeypatch.setattr(os, "open", lambda *_: pytest.fail("a file is opened that is never closed"))
     write_stdout("text")
     monkeypatch.setattr(sys, "stdout", None)
     write_stdout("text")

@@ -1,19 +1,13 @@
-"""What the tests of `rectify train` share: a user's network, folders of pictures, processes that are stopped."""
+"""What the tests of `rectify train` share: a user's network, folders of pictures."""
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
-from tests.conftest import Said, environment
+from tests.conftest import Said
 
 NETS = """
 from torch import nn
@@ -50,21 +44,3 @@ def one_line(said: Said, words: str) -> None:
     errors = [line for line in said.err.splitlines() if line.startswith("error: ")]
     assert said.code == 2 and len(errors) == 1 and words in errors[0], said.err
     assert "Traceback" not in said.err and said.out == ""
-
-
-def kill_at(step: int, words: list[str], place: Path, how: signal.Signals = signal.SIGKILL) -> Said:
-    """Start the command and send the signal as soon as its state is at ``step`` or beyond; what it then said."""
-    state = place / "m.safetensors.resume"
-    env = environment() | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    command = [sys.executable, "-m", "rectify", *words]
-    with subprocess.Popen(command, cwd=place, env=env, text=True, **pipes) as process:
-        until = time.monotonic() + 120
-        while time.monotonic() < until and process.poll() is None:
-            if state.exists() and torch.load(state, weights_only=True)["position"]["step"] >= step:
-                break
-            time.sleep(0.01)
-        assert process.poll() is None, "it ended before it could be stopped"
-        process.send_signal(how)
-        out, err = process.communicate(timeout=60)
-    return Said(process.returncode, out, err)

@@ -1,12 +1,13 @@
-"""Every test starts from the same random state."""
+"""Shortcuts for the tests of editing."""
 
 from __future__ import annotations
 
 import pytest
-import torch
+
+from rectify.editing import corruption
 
 
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    """Seed torch's global generator."""
-    torch.manual_seed(0)
+@pytest.fixture
+def one_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the coarsest warp is guessed: the others take most of the time and are tried in a test of their own."""
+    monkeypatch.setattr(corruption, "WARP_GRIDS", (4,))

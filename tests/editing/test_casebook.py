@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rectify.editing import casebook, corruption
+from rectify.editing import casebook
 from rectify.editing.casebook import (
     BELIEVE,
     LEAST_TO_SPLIT,
@@ -23,6 +23,8 @@ from rectify.editing.corruption import Corruption
 from rectify.editing.fault import Fault, diagnose
 from rectify.editing.judge import probabilities
 from tests.editing.planted import BOUNDS, TARGET, opened, pictures, planted, stamp
+
+pytestmark = pytest.mark.usefixtures("one_grid")
 
 FAULT = Fault("flip", TARGET, torch.tensor([0]), torch.tensor([True]), ())
 
@@ -120,12 +122,6 @@ def test_the_untouched_network_is_judged_to_keep_all_and_to_repair_nothing() -> 
     network, case = opened(1, 50)
     found = case.bench().judge(network)
     assert found.accuracy_loss == 0 and (found.asr or 0) > 0.9 and found.recovery_loss > 0.9
-
-
-@pytest.fixture(autouse=True)
-def one_grid(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the coarsest warp is guessed: the others take most of the time."""
-    monkeypatch.setattr(corruption, "WARP_GRIDS", (4,))
 
 
 def test_a_fault_that_does_not_carry_over_rests_on_the_pairs_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,15 +15,11 @@ from rectify.editing import corruption
 from rectify.editing.corruption import WARP_GRIDS, Bounds, Corruption, aligned, displace, guesses, register
 from tests import oracles
 
+pytestmark = pytest.mark.usefixtures("one_grid")
+
 UNIT: Bounds = (torch.zeros(3, 1, 1), torch.ones(3, 1, 1))
 # As a person normalises: black and white differ by channel.
 SKEWED: Bounds = (torch.tensor([-2.1, -2.0, -1.8]).view(3, 1, 1), torch.tensor([2.2, 2.4, 2.6]).view(3, 1, 1))
-
-
-@pytest.fixture(autouse=True)
-def one_grid(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the coarsest warp is guessed: the others take most of the time and are tried in a test of their own."""
-    monkeypatch.setattr(corruption, "WARP_GRIDS", (4,))
 
 
 def natural(count: int, size: tuple[int, int] = (32, 32), channels: int = 3) -> Tensor:

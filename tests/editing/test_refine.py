@@ -27,8 +27,10 @@ from rectify.editing.refine import (
     refined,
     watched,
 )
+from rectify.editing.solve import DAMPING
 from rectify.model.layers import Layer
 from rectify.model.trace import survey
+from tests import oracles
 from tests.editing.planted import TARGET, pictures, planted, stamp
 from tests.editing.test_rectify import assert_chain, edited, workshop
 
@@ -145,18 +147,12 @@ def key_moment(size: int, groups: int) -> Tensor:
     return keys @ keys.mT / (4 * size)
 
 
-def square_root(moment: Tensor) -> Tensor:
-    """The symmetric root, (G, d, d)."""
-    values, vectors = torch.linalg.eigh(moment)
-    return vectors * values.sqrt()[:, None, :] @ vectors.mT
-
-
 def test_a_step_is_orthogonal_in_the_metric_of_clean_keys() -> None:
     torch.manual_seed(0)
     layer = Layer("conv", nn.Conv2d(6, 4, 2, groups=2, dtype=torch.float64))
     moment, rate = key_moment(12, 2), 0.03
     mover, before = Mover(layer, torch.linalg.cholesky(moment)), layer.weight().clone()
-    root = square_root(moment)
+    root = torch.stack([oracles.square_root(group) for group in moment])
     momentum = torch.zeros_like(before)
     for _ in range(2):
         gradient = torch.randn(2, 2, 12, dtype=torch.float64)
@@ -178,6 +174,38 @@ def test_a_step_changes_what_the_layer_gives_on_clean_keys_by_its_rate() -> None
     mover.step(torch.randn(5, 8, dtype=torch.float64), 0.03)
     change = (layer.weight()[0] - before) @ keys
     assert float(change.norm() / (before @ keys).norm()) == pytest.approx(0.03, rel=1e-9)
+
+
+def test_the_metric_is_that_of_the_keys_of_the_untouched_network_on_clean_images(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    teacher, images = planted(), pictures(6, 5)
+    start = copy.deepcopy(teacher)
+    with torch.no_grad():
+        start.get_submodule("conv1").weight.mul_(2)  # other keys in the two layers behind it
+    roots: dict[str, Tensor] = {}
+
+    class Spy(Mover):
+        def __init__(self, layer: Layer, root: Tensor) -> None:
+            super().__init__(layer, root)
+            roots[layer.name] = root
+
+    monkeypatch.setattr(module, "Mover", Spy)
+    refined(start, teacher, survey(teacher, images[:1]), images, [SQUARE], Plan(steps=1))
+    conv1, conv2 = (teacher.get_submodule(name) for name in ("conv1", "conv2"))
+    hidden = conv1(images).relu()
+    pooled = nn.functional.adaptive_avg_pool2d(conv2(hidden).relu(), 4).flatten(1)
+    keys = {
+        "conv1": [key for image in images for key in oracles.patches(image, (3, 3), padding=1)],
+        "conv2": [key for image in hidden for key in oracles.patches(image, (3, 3), padding=1)],
+        "head": list(pooled.double()),
+    }
+    assert roots.keys() == keys.keys()
+    for name, vectors in keys.items():
+        stacked = torch.stack(vectors)
+        expected = oracles.damped(stacked.T @ stacked / len(vectors), DAMPING)
+        found = (roots[name] @ roots[name].mT)[0]
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
 def test_equal_plans_give_equal_weights_and_another_seed_others() -> None:

@@ -1,21 +1,17 @@
-"""Attacks on a small trained network: their bounds, their labels, what they keep, and that they beat noise."""
+"""Attacks on attributions: their bounds, their labels, what they keep, and that they beat noise."""
 
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from scipy import stats
 from torch import Tensor, nn
 
 from fixtures.networks import Attention
-from rectify.attribution.attribution import Attribution, Settings
+from rectify.attribution.attribution import Settings
 from rectify.attribution.integrated_gradients import integrated_gradients
 from rectify.attribution.score import Score
 from rectify.errors import UsageError
@@ -23,205 +19,13 @@ from rectify.evaluation.attacks import (
     Budget,
     DifferentiableMap,
     Perturbed,
-    adversarial_accuracy,
     attack_attribution,
-    fgsm,
     gradient_map,
     ig_map,
-    pgd,
     robustness,
     smooth_score,
-    softplus_twin,
 )
-
-BOUNDS = (torch.full((1, 1, 1), -0.5), torch.full((1, 1, 1), 1.5))  # a pixel range of 2: eps counts double
-BLACK = BOUNDS[0]
-
-
-@cache
-def trained() -> nn.Module:
-    """Tells which of three blobs is brighter; trained for a moment."""
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        network = nn.Sequential(
-            nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(),
-            nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
-            nn.Linear(128, 32), nn.ReLU(), nn.Linear(32, 3),
-        )  # fmt: skip
-        optimiser = torch.optim.Adam(network.parameters(), 0.01)
-        for _ in range(40):
-            x, labels = images(64)
-            F.cross_entropy(network(x), labels).backward()
-            optimiser.step()
-            optimiser.zero_grad()
-    return network.eval().requires_grad_(False)
-
-
-def images(n: int, background: float | None = None) -> tuple[Tensor, Tensor]:
-    """Images (n, 1, 8, 8) within the bounds and their classes."""
-    labels = torch.arange(n) % 3
-    x = torch.rand(n, 1, 8, 8) * 0.6 - 0.3 if background is None else torch.full((n, 1, 8, 8), background)
-    for i, (row, column) in enumerate([(0, 0), (0, 4), (4, 2)]):
-        x[labels == i, :, row : row + 4, column : column + 4] += torch.rand(1, 4, 4) * 0.5 + 0.3
-    return x, labels
-
-
-def attacked(score: Score, steps: int = 4) -> dict[str, Any]:
-    """The map followed and the map judged, of IG from black."""
-    return {"attacked": ig_map(smooth_score(score), BLACK, steps), "judged": ig_map(score, BLACK, steps)}
-
-
-def heat(maps: Tensor) -> Tensor:
-    return maps.detach().sum(1).abs().flatten(1).double()
-
-
-def rank_correlation(one: Tensor, other: Tensor) -> list[float]:
-    return [float(stats.spearmanr(a, b).statistic) for a, b in zip(heat(one), heat(other), strict=True)]
-
-
-def norm(delta: Tensor, kind: str) -> Tensor:
-    return delta.flatten(1).abs().amax(1) if kind == "inf" else delta.flatten(1).norm(dim=1)
-
-
-# ---------------------------------------------------------------- the smooth twin
-
-
-class Every(nn.Module):
-    """Each rectifier in each of its spellings, in place and not."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.modules_ = nn.ModuleList(
-            [
-                nn.ReLU(),
-                nn.ReLU(inplace=True),
-                nn.ReLU6(),
-                nn.LeakyReLU(0.2),
-                nn.Hardtanh(-2, 3),
-                nn.ReLU6(inplace=True),
-            ]
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        found = [module(x.clone()) for module in self.modules_]
-        found += [F.relu(x), F.relu(x.clone(), True), F.relu(input=x), torch.relu(x), x.relu(), F.relu6(x)]
-        found += [torch.relu_(x.clone()), x.clone().relu_(), F.leaky_relu(x, 0.1), F.hardtanh(x), F.leaky_relu(x)]
-        kept = x.clone()
-        kept.relu_()  # the result is not used, what it did to the tensor is
-        return torch.stack([*found, kept])
-
-
-def rectifiers(x: Tensor, relu: Any) -> Tensor:
-    """What `Every` does, by formulas on one relu."""
-
-    def clipped(low: float, high: float) -> Tensor:
-        return low + relu(x - low) - relu(x - high)
-
-    def leaky(slope: float) -> Tensor:
-        return slope * x + (1 - slope) * relu(x)
-
-    found = [relu(x), relu(x), clipped(0, 6), leaky(0.2), clipped(-2, 3), clipped(0, 6)]
-    found += [relu(x)] * 5 + [clipped(0, 6)]
-    return torch.stack([*found, relu(x), relu(x), leaky(0.1), clipped(-1, 1), leaky(0.01), relu(x)])
-
-
-def test_the_twin_makes_every_rectifier_smooth_and_leaves_the_network_alone() -> None:
-    network, x = Every(), torch.linspace(-9, 9, 37, dtype=torch.float64)
-    torch.testing.assert_close(network(x), rectifiers(x, torch.relu))
-    found = softplus_twin(network, 4)(x)
-    torch.testing.assert_close(found, rectifiers(x, lambda z: torch.log1p(torch.exp(4 * z)) / 4), atol=1e-8, rtol=1e-8)
-    torch.testing.assert_close(network(x), rectifiers(x, torch.relu))  # and is none afterwards
-    torch.testing.assert_close(softplus_twin(network, 1e6)(x), network(x), atol=1e-5, rtol=0)
-
-
-def test_the_twin_has_the_second_derivative_that_the_network_lacks() -> None:
-    for bend in (nn.ReLU(), nn.ReLU(inplace=True)):
-        network = nn.Sequential(nn.Flatten(), nn.Linear(9, 6), bend, nn.Linear(6, 2)).double()
-        x = torch.randn(2, 1, 3, 3, dtype=torch.float64, requires_grad=True)
-        sizes = []
-        for score in (Score(network, "logit"), smooth_score(Score(network, "logit"), 5)):
-            found = gradient_map(score).function(x, torch.tensor([0, 1]))
-            sizes.append(float(torch.autograd.grad(found.square().sum(), x)[0].abs().max()))
-        assert sizes[0] == 0 and sizes[1] > 1e-3
-
-
-def test_the_twin_is_a_network_like_the_original() -> None:
-    network = trained()
-    twin = softplus_twin(network, 50)
-    assert not twin.training and {id(p) for p in twin.parameters()} == {id(p) for p in network.parameters()}
-    with pytest.raises(UsageError, match="beta"):
-        softplus_twin(network, 0)
-
-
-# ---------------------------------------------------------------- maps
-
-
-def test_the_ig_that_is_attacked_is_the_one_that_is_reported() -> None:
-    x, labels = images(3)
-    score = Score(trained(), "logit")
-    whole = integrated_gradients(score, x, labels, Settings(steps=5, bounds=BOUNDS)).values
-    torch.testing.assert_close(ig_map(score, BLACK, 5).function(x, labels).detach(), whole, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(gradient_map(score).function(x, labels).detach(), score.gradients(x, labels)[1])
-
-
-@pytest.mark.parametrize("make", [gradient_map, lambda score: ig_map(score, torch.zeros(1, 1, 1), 3)])
-def test_maps_are_differentiable_by_the_images(make: Any) -> None:
-    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)).double()
-    x = torch.randn(2, 1, 2, 2, dtype=torch.float64, requires_grad=True)
-    made = make(Score(network, "probability"))
-    assert torch.autograd.gradcheck(lambda z: made.function(z, torch.tensor([0, 1])), x)
-
-
-# ---------------------------------------------------------------- what a perturbation may be
-
-
-@pytest.mark.parametrize("bounds", [None, BOUNDS])
-@pytest.mark.parametrize("kind", ["inf", "2"])
-def test_projection_by_hand(kind: str, bounds: Any) -> None:
-    x = torch.rand(4, 1, 3, 3) * 2 - 0.5
-    x[0, 0, 0, 0] = 1.7  # out of the range from the start
-    budget = Budget(0.2, kind, bounds)  # type: ignore[arg-type]
-    unit = 1 if bounds is None else 2
-    far = budget.project(x, x + 5 * torch.randn_like(x)) - x
-    near = x + torch.randn_like(x) * 1e-3
-    assert bool((norm(far, kind) <= 0.2 * unit + 1e-6).all()) and float(norm(far, kind).max()) > 0.1 * unit
-    if bounds is None:
-        torch.testing.assert_close(norm(far, kind), torch.full((4,), 0.2))
-        torch.testing.assert_close(budget.project(x, near), near)
-    else:
-        moved = (x + far).flatten()
-        assert float(moved.min()) >= -0.5 and float(moved[1:].max()) <= 1.5 + 1e-6 and float(moved[0]) <= 1.7 + 1e-6
-
-
-def test_a_pixel_outside_the_range_may_stay_but_goes_no_further() -> None:
-    x = torch.tensor([-0.8, 0.0, 1.7]).view(1, 1, 1, 3)
-    budget = Budget(0.2, "inf", BOUNDS)
-    assert torch.equal(budget.project(x, x), x)
-    assert budget.project(x, x - 9).flatten().tolist() == pytest.approx([-0.8, -0.4, 1.3])
-    assert budget.project(x, x + 9).flatten().tolist() == pytest.approx([-0.4, 0.4, 1.7])
-
-
-def test_a_step_is_of_signs_or_along_the_gradient_in_pixels() -> None:
-    x = torch.zeros(1, 2, 1, 1)
-    bounds = (torch.zeros(2, 1, 1), torch.tensor([1.0, 10.0]).view(2, 1, 1))
-    gradient = torch.tensor([3.0, -0.4]).view(1, 2, 1, 1)
-    assert Budget(0.1, "inf", bounds).move(x, gradient, 0.1).flatten().tolist() == pytest.approx([0.1, -1.0])
-    # in pixels the gradient is (3, -4): a step of .1 is (.06, -.08), or (.06, -.8) of the input
-    assert Budget(0.1, "2", bounds).move(x, gradient, 0.1).flatten().tolist() == pytest.approx([0.06, -0.8])
-    for kind in ("inf", "2"):
-        still = Budget(0.1, kind, bounds).move(x, 0 * gradient, 0.1)  # type: ignore[arg-type]
-        assert still.tolist() == x.tolist()
-
-
-def test_what_is_no_budget() -> None:
-    with pytest.raises(UsageError, match="norm"):
-        Budget(0.1, "1")  # type: ignore[arg-type]
-    for eps in (0.0, -1.0, math.nan):
-        with pytest.raises(UsageError, match="eps"):
-            Budget(eps)
-
-
-# ---------------------------------------------------------------- attacks on attributions
+from tests.evaluation.attacked import BLACK, BOUNDS, attacked, heat, images, norm, rank_correlation, trained
 
 
 @pytest.mark.parametrize("kind", ["inf", "2"])
@@ -518,89 +322,3 @@ def test_what_an_attack_refuses(bad: dict[str, Any], message: str) -> None:
     score = Score(trained())
     with pytest.raises(UsageError, match=message):
         attack_attribution(score, x, labels, gradient_map(score), Budget(0.1), **bad)
-
-
-# ---------------------------------------------------------------- attacks on the label
-
-
-def test_fgsm_by_hand() -> None:
-    x, labels = images(5)
-    network = trained()
-    found = fgsm(Score(network, "probability", 2), x, labels, Budget(0.03, "inf", BOUNDS))
-    for i in range(5):
-        z = x[i : i + 1].clone().requires_grad_(True)
-        F.cross_entropy(network(z), labels[i : i + 1]).backward()
-        expected = (x[i] + 0.06 * z.grad[0].sign()).clamp(-0.5, 1.5)
-        torch.testing.assert_close(found.images[i], expected)
-    right = network(found.images).argmax(1) == labels
-    assert torch.equal(found.held, right) and torch.equal(found.reached < 0, right)
-
-
-@pytest.mark.parametrize("kind", ["inf", "2"])
-def test_pgd_does_more_than_one_step_within_its_bounds(kind: Any) -> None:
-    x, labels = images(30)
-    score = Score(trained(), "probability", 11)
-    budget = Budget(0.12 if kind == "inf" else 0.8, kind, BOUNDS)
-    one, many = fgsm(score, x, labels, budget), pgd(score, x, labels, budget, iterations=8, restarts=2)
-    assert float(many.reached.mean()) > float(one.reached.mean())
-    for found in (one, many):
-        assert bool((norm((found.images - x) / 2, kind) <= budget.eps + 1e-6).all())
-        assert float(found.images.min()) >= -0.5 and float(found.images.max()) <= 1.5
-    share = [adversarial_accuracy(score, labels, found).value for found in (one, many)]
-    clean = float((score.predictions(x) == labels).double().mean())
-    assert share[1] <= share[0] < clean
-    again = pgd(replace(score, batch=30), x, labels, budget, iterations=8, restarts=2)
-    torch.testing.assert_close(again.images, many.images, atol=1e-5, rtol=0)
-    more = pgd(score, x, labels, budget, iterations=8, restarts=4)
-    assert bool((more.reached >= many.reached).all())
-
-
-def test_adversarial_accuracy_counts_images_that_were_wrong_from_the_start() -> None:
-    x, labels = images(4)
-    labels = score_labels = Score(trained()).predictions(x)
-    labels = torch.where(torch.arange(4) < 1, (score_labels + 1) % 3, score_labels)
-    found = adversarial_accuracy(Score(trained()), labels, pgd(Score(trained()), x, labels, Budget(1e-6)))
-    assert found.values.tolist() == [0, 1, 1, 1] and found.settings["attack"] == "pgd"
-    with pytest.raises(UsageError, match="at least 1"):
-        pgd(Score(trained()), x, labels, Budget(0.1), iterations=0)
-
-
-# ---------------------------------------------------------------- before and after
-
-
-def pixels(score: Score, x: Tensor, targets: Tensor, settings: Settings) -> Attribution:
-    """A method whose map is the image."""
-    return Attribution(x, score.values(x, targets))
-
-
-def test_robustness_by_scipy_and_sets() -> None:
-    score = Score(trained())
-    x, other = torch.randn(3, 2, 4, 4).round(decimals=1), torch.randn(3, 2, 4, 4)
-    plain = Score(nn.Sequential(nn.Flatten(), nn.Linear(32, 2)))
-    perturbed = Perturbed(other, torch.ones(3, dtype=torch.bool), torch.zeros(3), {"attack": "by hand"})
-    found = {m.metric: m for m in robustness(pixels, plain, x, torch.zeros(3).long(), Settings(), perturbed, k=5)}
-    for n in range(3):
-        a, b = heat(x)[n], heat(other)[n]
-        assert float(found["robustness-spearman"].values[n]) == pytest.approx(stats.spearmanr(a, b).statistic)
-        assert float(found["robustness-kendall"].values[n]) == pytest.approx(stats.kendalltau(a, b).statistic)
-        best = [set(z.sort(descending=True, stable=True).indices[:5].tolist()) for z in (a, b)]
-        assert float(found["robustness-top-k"].values[n]) == pytest.approx(len(best[0] & best[1]) / 5)
-    assert found["robustness-top-k"].settings == {
-        "attack": "by hand", "map": "|channel sum|", "constant": 0, "k": 5
-    }  # fmt: skip
-    assert score.batch == plain.batch
-
-
-def test_ties_of_a_black_background_are_reported_and_are_why_tau_falls() -> None:
-    x, labels = images(3, background=-0.5)
-    score = Score(trained(), "logit")
-    noise = x + 1e-6 * torch.rand(x.shape)
-    perturbed = Perturbed(noise, torch.ones(3, dtype=torch.bool), torch.zeros(3))
-    found = {
-        m.metric: m
-        for m in robustness(integrated_gradients, score, x, labels, Settings(bounds=BOUNDS), perturbed, k=16)
-    }
-    assert found["robustness-tie-share-before"].values.tolist() == [0.75] * 3  # 48 of 64 pixels are black
-    assert found["robustness-tie-share-after"].value < 0.5
-    assert found["robustness-zero-share-before"].values.tolist() == [0.75] * 3
-    assert found["robustness-kendall"].value < 0.9 and found["robustness-top-k"].value > 0.9

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -19,8 +17,8 @@ from torch import Tensor
 
 from rectify.errors import OutputError
 from rectify.files.checkpoint import read_checkpoint, read_tensors, write_atomic, write_tensors
+from tests.conftest import run_python
 
-ROOT = Path(__file__).parents[2]
 METADATA = {"version": "1", "layers": ["a", "b"], "ranks": [1, 2], "nested": {"z": 1, "a": "ü"}, "x": None}
 
 
@@ -71,20 +69,9 @@ def test_equal_input_gives_equal_bytes(tensors: dict[str, Tensor], tmp_path: Pat
         "t, m = read_tensors(Path('a.safetensors')); print(write_tensors(Path('c.safetensors'), t, m).sha256)"
     )
     for seed in ("1",):
-        done = run(code, tmp_path, PYTHONHASHSEED=seed)
-        assert done.stdout.strip() == first.sha256, done.stderr
+        done = run_python(["-c", code], tmp_path, PYTHONHASHSEED=seed)
+        assert done.out.strip() == first.sha256, done.err
         (tmp_path / "c.safetensors").unlink()
-
-
-def run(code: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
 
 
 def test_the_format_itself(tensors: dict[str, Tensor], tmp_path: Path) -> None:
@@ -234,15 +221,14 @@ def test_interrupted_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 KILLED = """
-import os, sys, time
+import os, signal, sys
 from pathlib import Path
 import torch
 from rectify.files import atomic
 from rectify.files.checkpoint import write_tensors
 
 def stop(*_):
-    print("half", flush=True)
-    time.sleep(60)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 class Slow:
     def __init__(self, file):
@@ -278,13 +264,7 @@ def test_killed_in_mid_write(step: str, before: bool, tmp_path: Path) -> None:
     old = {"w": torch.zeros(2)}
     if before:
         write_tensors(target, old, {})
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        [sys.executable, "-c", KILLED, step], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
-    ) as child:
-        assert child.stdout is not None and child.stdout.readline() == "half\n"
-        child.send_signal(signal.SIGKILL)
-    assert child.returncode == -signal.SIGKILL
+    assert run_python(["-c", KILLED, step], tmp_path).code == -signal.SIGKILL
     partial = leftovers(tmp_path)
     assert len(partial) == 1 and partial[0].startswith(".o.safetensors.") and partial[0].endswith(".partial")
     if before:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rectify.errors import OutputError
 from rectify.files.kept import KeptMoments
+from tests.trouble import take_rights
 
 KEY, OTHER, THIRD = "a" * 64, "b" * 64, "c" * 64
 SHAPES = {"conv": (2, 3, 3), "layer.fc": (1, 5, 5)}
@@ -115,12 +116,9 @@ def test_a_folder_that_cannot_be_written_is_one_error(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
-    if place == "rights":  # root may write anywhere
-
-        def refused(*_: object) -> int:
-            raise PermissionError(13, "Permission denied")
-
-        monkeypatch.setattr(os, "open", refused)
+    if place == "rights":
+        (tmp_path / place).mkdir()
+        take_rights(monkeypatch, tmp_path / place)
     kept = KeptMoments(tmp_path / place)
     assert kept.load(KEY, SHAPES) is None
     with pytest.raises(OutputError, match=r"cannot write .*: \w"):

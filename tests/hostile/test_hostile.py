@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from rectify.errors import CheckpointError, CorruptCheckpoint, RectifyError
 from rectify.files.checkpoint import read_checkpoint, read_tensors
+from tests.conftest import run_python
 from tests.hostile.make import FILES, Hostile, saved, state
 
 
@@ -114,16 +112,8 @@ def test_deleted_current_folder(tmp_path: Path) -> None:
         "import os, sys; from pathlib import Path; from rectify.files.words import no_such_file\n"
         "os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone'); print(no_such_file(Path('a/b.pt')))"
     )
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(root)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.stdout.startswith("no such file: a/b.pt"), done.stderr
+    done = run_python(["-c", code], tmp_path)
+    assert done.out.startswith("no such file: a/b.pt"), done.err
 
 
 def test_the_script_writes_them_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import io
+import json
 import math
 from collections.abc import Callable
 from typing import Any
 
+import jsonschema  # type: ignore[import-untyped]
 import numpy as np
 from numpy.typing import NDArray
 
 from rectify.reporting.build import conclude, empty_report
+from rectify.reporting.jsonfile import to_json
 from rectify.reporting.repair import PairRow
+from rectify.reporting.schema import load
 from rectify.reporting.verdict import decide, judge
 
 SHA = "3f2a9c81d04be7a65512c9ee0f6b8d7a90c41e2ba7d35f60818e4c2b9d7f1a60"
 ODD = ["layer4[1]", "[bold]x", "a|b`c`", "$x$_<b>&", "::error::%0A", ":smile:", "naïve→層"]
+
+VALIDATOR = jsonschema.Draft202012Validator(load())
+
+
+class AsciiOutput(io.StringIO):
+    """An output that can hold only ASCII."""
+
+    encoding = "ascii"
+
+
+def errors(report: dict[str, Any]) -> list[str]:
+    """What the schema has against a report."""
+    return [error.message for error in VALIDATOR.iter_errors(json.loads(to_json(report)))]
 
 
 def resnet_layers() -> list[tuple[str, str, list[int]]]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import base64
-import json
 import math
 import re
 from pathlib import Path
 from typing import Any
 
-import jsonschema  # type: ignore[import-untyped]
 import pytest
 
 from rectify.reporting.build import empty_report
@@ -24,6 +22,7 @@ from rectify.reporting.tables import Table, split, tables
 from tests.reporting.samples import (
     blank,
     edit_report,
+    errors,
     explain_pair_report,
     explain_report,
     explanation,
@@ -31,8 +30,6 @@ from tests.reporting.samples import (
     quality_report,
 )
 from tests.reporting.test_files import PNG, Page
-
-VALIDATOR = jsonschema.Draft202012Validator(load())
 
 
 def titles(table: Table | None) -> list[str]:
@@ -275,10 +272,6 @@ def test_many_pictures_are_a_gallery_that_needs_no_network(tmp_path: Path) -> No
 
 def encoded() -> str:
     return base64.b64encode(PNG).decode()
-
-
-def errors(report: dict[str, Any]) -> list[str]:
-    return [error.message for error in VALIDATOR.iter_errors(json.loads(to_json(report)))]
 
 
 @pytest.mark.parametrize("command", ["explain", "train"])

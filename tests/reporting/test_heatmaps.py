@@ -28,7 +28,7 @@ from rectify.reporting.heat import (
     resized,
 )
 from rectify.reporting.heatmaps import Map, can_preview, explanation_picture, overlay_picture, preview
-from tests.reporting.samples import digit, photo
+from tests.reporting.samples import AsciiOutput, digit, photo
 
 WHITE = [1.0, 1.0, 1.0]
 
@@ -282,10 +282,6 @@ def test_the_preview_shows_the_image_and_fine_maps() -> None:
 def console(**what: object) -> Console:
     options = {"file": io.StringIO(), "width": 80, "force_terminal": True, "color_system": "truecolor", "_environ": {}}
     return Console(**(options | what))  # type: ignore[arg-type]
-
-
-class AsciiOutput(io.StringIO):
-    encoding = "ascii"
 
 
 def test_who_gets_a_preview(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,22 +44,34 @@ def test_the_plot_grows_with_the_layers(amount: int, tmp_path: Path) -> None:
     assert height / max(8, amount) > 30  # pixels a layer: eight-point type stays legible
 
 
-def test_hundreds_of_layers_with_long_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hundreds_of_layers_with_long_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: dict[str, list[str]]
+) -> None:
     monkeypatch.setattr("rectify.reporting.plots.MOST", 12)  # as if there were hundreds
     layers = [(name + ".very_long_module_name" * 5, kind, shape) for name, kind, shape in many_layers(40)]
     layers_plot(localize_report(layers=layers, trial=False), tmp_path / "layers.png")
     width, height = size(tmp_path / "layers.png")
     assert width < 2000 and height < 700
+    assert "Where a repair can take hold (best 12 of 40 layers)" in texts
+    names = [text for text in texts if "very_long_module_name" in text]
+    assert len(names) == 12 and all("…" in name and len(name) == 60 for name in names)
 
 
-def test_other_layers(tmp_path: Path) -> None:
+def test_other_layers(tmp_path: Path, texts: dict[str, list[str]]) -> None:
     tied = localize_report(layers=resnet_layers()[:4])
     for layer in tied["localize"]["layers"]:
         layer |= {"editability": None, "rank": None}
         layer["trial"] = {"gap_after": 3.2, "recovery": None, "agreement": None, "asr": None}
-    for report in (triage_report(), odd_report(), edit_report(), tied):
+    trial = {"after a trial edit of that layer alone", "agreement", "recovery", "attack success"}
+    for report, said, unsaid in (
+        (triage_report(), {"Data-free triage of the layers", "5.90  ◂ most unusual, not offered"}, trial),
+        (odd_report(), {"$x$_<b>&", "[bold]x", "4.56  ◂ first, edited", *trial}, set()),
+        (edit_report(), {"conv1", "4.31  ◂ edited", "gap left by that edit", "0.0040", *trial}, set()),
+        (tied, {"1.87", "gap left by that edit", "3.20"}, trial),
+    ):
         layers_plot(report, tmp_path / "layers.png")
         size(tmp_path / "layers.png")
+        assert said <= texts.keys() and not unsaid & texts.keys()
 
 
 def test_nothing_to_draw(tmp_path: Path) -> None:
@@ -78,24 +90,33 @@ def test_equal_input_gives_equal_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("amount", [3, 20])
-def test_pairs(amount: int, tmp_path: Path) -> None:
+def test_pairs(amount: int, tmp_path: Path, texts: dict[str, list[str]]) -> None:
     pair_picture(pair_rows(amount, colour=amount == 3), tmp_path / "pairs.png")
     _, height = size(tmp_path / "pairs.png")
     assert height < 2500  # no more than eight rows
+    titles = [text for text in texts if text.startswith("poisoned/")]
+    assert titles == [f"poisoned/000{place}.png" for place in range(min(amount, 8))]
+    assert {"corrupted image, before", "corrupted image, after", "3 (target)", "0 (true)", "99.9%"} <= texts.keys()
 
 
-def test_pairs_need_only_images(tmp_path: Path) -> None:
+def test_pairs_need_only_images(tmp_path: Path, texts: dict[str, list[str]]) -> None:
     bare: list[PairRow] = [{"clean": digit(), "corrupted": digit()}, {"clean": photo(), "corrupted": photo()[::-1]}]
     pair_picture(bare, tmp_path / "pairs.png")
     size(tmp_path / "pairs.png")
+    factor = 1 / np.abs(photo() - photo()[::-1]).max()
+    assert texts.keys() == {"clean", "corrupted", "difference", "amplified ×1.0", f"amplified ×{factor:.1f}"}
 
 
-def test_odd_names_in_pairs(tmp_path: Path) -> None:
+def test_odd_names_in_pairs(tmp_path: Path, texts: dict[str, list[str]]) -> None:
     [row] = pair_rows(1)
     row["label"], row["title"] = "$x$ 層 " + "long " * 20, "\x1b[31m/" + "folder/" * 20
     row["before"] = [{"name": row["label"], "confidence": 1.7}, {"name": "_$", "confidence": -0.2}]
     repair_picture([row], tmp_path / "pairs.png", report=evaluate_report())
     size(tmp_path / "pairs.png")
+    assert any(text.startswith("$x$ ") and text.endswith("… (true)") for text in texts)  # before is named as the label
+    assert {"_$", "170.0%", "-20.0%"} <= texts.keys()
+    assert any("folder/…" in text or ("…" in text and text.endswith("folder/")) for text in texts)
+    assert not any("\x1b" in text for text in texts)
 
 
 def test_wrong_images_are_refused(tmp_path: Path) -> None:
@@ -139,7 +160,7 @@ def test_long_texts_are_shortened() -> None:
 
 
 def test_an_unwritable_place_is_an_output_error(tmp_path: Path) -> None:
-    with pytest.raises(OutputError):
+    with pytest.raises(OutputError, match=r"cannot write .*missing/layers.png: no folder"):
         layers_plot(localize_report(), tmp_path / "missing" / "layers.png")
 
 

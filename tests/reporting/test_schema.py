@@ -16,13 +16,7 @@ from rectify.reporting.build import conclude, empty_report, run_section
 from rectify.reporting.jsonfile import to_json
 from rectify.reporting.schema import load
 from rectify.reporting.verdict import GATES, REGRESSIONS, decide
-from tests.reporting.samples import REPORTS, edit_report, figures
-
-VALIDATOR = jsonschema.Draft202012Validator(load())
-
-
-def errors(report: dict[str, Any]) -> list[str]:
-    return [error.message for error in VALIDATOR.iter_errors(json.loads(to_json(report)))]
+from tests.reporting.samples import REPORTS, edit_report, errors, figures
 
 
 def test_the_schema_is_one() -> None:

@@ -10,13 +10,16 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from rectify.reporting.render import print_text, render
-from tests.reporting.samples import ODD, REPORTS, edit_report, localize_report, many_layers, odd_report, resnet_layers
-
-
-class AsciiOutput(io.StringIO):
-    """An output that can hold only ASCII."""
-
-    encoding = "ascii"
+from tests.reporting.samples import (
+    ODD,
+    REPORTS,
+    AsciiOutput,
+    edit_report,
+    localize_report,
+    many_layers,
+    odd_report,
+    resnet_layers,
+)
 
 
 def shown(name_or_report: object, width: int = 80, **console: object) -> str:

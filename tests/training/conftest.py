@@ -8,15 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.conftest import one_thread
+
 
 @pytest.fixture(autouse=True)
-def seeded() -> Iterator[None]:
-    """One thread and one seed: the networks are tiny, and equal runs are compared."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(before)
+def _one_thread() -> Iterator[None]:
+    """The networks are tiny, and equal runs are compared."""
+    with one_thread():
+        yield
 
 
 def smooth_net(classes: int = 3, channels: int = 2, size: int = 4) -> nn.Sequential:
