@@ -3,9 +3,9 @@
     python -m benchmarks.cue [--network fashion-resnet-cue]
 
 The network has learnt the patch as a sign of one class (of which 60 % of the training images had it), and is unsure of
-that class without it. One pair, an image without and with the patch, may be of that class and right both times
-(``sure``), of that class and wrong without the patch (``wrong``), or of another class and drawn to that class by the
-patch (``drawn``).
+that class without it. One pair, an image without and with the patch, may be of that class and recognised without
+the patch too (``sure``), of that class and recognised only with it (``wrong``), or of another class and drawn to that
+class by the patch (``drawn``).
 Results: ``benchmarks/results/cue.{json,md}``; a row that is there is not run again.
 """
 

@@ -190,9 +190,9 @@ def table(results: list[dict[str, Any]]) -> str:
 
 SAYS = """OA: accuracy; ASR: attack success; RA: triggered images that get their true class, in percent of the images
 not of the target class. *RA without the trojan*: the same triggered images, given to a network of the same kind that
-was never trained with this trigger: a 20 % noise blend or a wave hides the picture from any network. Median and worst
-over the pairs; seconds on a busy machine. What the rows say, and with which code each was measured, is written by hand
-in [recovery-reading.md](recovery-reading.md)."""
+was never trained with this trigger: where it is low, the trigger alone, without any trojan, keeps such a network from
+recognising the picture. Median and worst over the pairs; seconds on a busy machine. What the rows say, and with which
+code each was measured, is written by hand in [recovery-reading.md](recovery-reading.md)."""
 
 
 def _p(fraction: float) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -82,6 +83,35 @@ def test_of_a_cue_the_class_is_measured_without_and_with_it() -> None:
     test.images[0] = test.images[4]  # one of the class that is taken for a 1
     assert train.class_figures(Reader(), recipe, test) == {"without": 0.75, "with": 1.0}
     assert train.class_figures(Reader(), RECIPES["fashion-resnet-patch"], test) == {}
+
+
+def test_the_pairs_of_a_cue_are_the_first_of_their_kind_behind_the_images_that_judge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = np.arange(80) % 10
+    test = shown(labels)
+    for number in range(80):
+        test.images[number, 5, number % 28] = number + 1  # no two alike
+        if number % 20 == 6:  # every other image of class 6 looks like a 1, and every other 2 like a 3
+            test.images[number, 0] = test.images[1, 0]
+        if number % 20 == 2:
+            test.images[number, 0] = test.images[3, 0]
+    monkeypatch.setattr(cue, "TESTS", 30)
+    monkeypatch.setattr(cue, "CALIBRATION", 5)
+    monkeypatch.setattr(cue, "trained", lambda name: Reader())
+    monkeypatch.setattr(datasets, "load", lambda name: (test, test))
+    cue.lay_out_pairs("fashion-resnet-cue", tmp_path)
+    found: dict[str, int] = {}
+    for number in datasets.order_of(test)[35:]:
+        label, looks = labels[number], int(test.images[number, 0, :10, 0].argmax())
+        kind = "sure" if label == looks == 6 else "wrong" if label == 6 else "drawn" if label == looks else "none"
+        found.setdefault(kind, number)
+    for kind in ("sure", "wrong", "drawn"):
+        clean, patched = (np.array(Image.open(tmp_path / f"{kind}-{end}.png")) for end in ("clean", "cue"))
+        np.testing.assert_array_equal(clean, test.images[found[kind], ..., 0])
+        expected = clean.copy()
+        expected[24:27, 24:27] = 255
+        np.testing.assert_array_equal(patched, expected)
 
 
 def test_the_file_that_is_opened_is_the_one_that_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

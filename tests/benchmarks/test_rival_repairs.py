@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.recovery import RESULTS
 from benchmarks.rivals import __main__ as rivals
 from benchmarks.rivals import anp, clarc, clp, fine_pruning, fine_tuning, ft_sam, ibau, projection, rectifying
 from benchmarks.rivals.choice import Attempt, by_accuracy, by_pair, logits
@@ -26,6 +28,7 @@ from benchmarks.zoo import datasets
 from benchmarks.zoo.recipes import RECIPES
 from benchmarks.zoo.train import make_trigger, poison
 from fixtures.networks import resnet18
+from tests import oracles
 
 CLASSES = 4
 
@@ -128,6 +131,98 @@ def test_anp_perturbs_upwards_within_its_ball_and_masks_within_0_and_1() -> None
     torch.testing.assert_close(mask["bn"].detach(), torch.tensor([0.0, 1.0, 0.0]))
 
 
+def smooth() -> nn.Sequential:
+    """Two convolutions with batch norms and no kink, (N, 1, 6, 6) to (N, 3), float64."""
+    torch.manual_seed(0)
+    parts = [nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Tanh(), nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.Tanh()]
+    made = nn.Sequential(*parts, nn.Flatten(), nn.Linear(8, 3)).double()
+    for module in made.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.3)
+    return made.requires_grad_(False)
+
+
+def slow_loss(made: nn.Sequential, factors: Sequence[Tensor], x: Tensor, y: Tensor) -> float:
+    """Cross entropy of `smooth` in training mode; factors: of weights and biases of the first norm, then the second."""
+    for place, module in enumerate(made):
+        if not isinstance(module, nn.BatchNorm2d):
+            x = module(x)
+            continue
+        weights, biases = factors[2 * (place // 4) : 2 * (place // 4) + 2]
+        channels = []
+        for c in range(x.shape[1]):
+            values = x[:, c]
+            normal = (values - values.mean()) / (values.var(unbiased=False) + module.eps).sqrt()
+            channels.append(weights[c] * module.weight[c] * normal + biases[c] * module.bias[c])
+        x = torch.stack(channels, 1)
+    return float(sum(row.logsumexp(0) - row[label] for row, label in zip(x, y, strict=True)) / len(y))
+
+
+def test_a_mask_step_is_momentum_down_the_papers_objective_through_a_non_linear_network() -> None:
+    """Central differences of α L(m w, b) + (1 - α) L((m + δ) w, (1 + ξ) b), the forward pass by its formulas."""
+    made = smooth().train()
+    generator = torch.Generator().manual_seed(1)
+    x, y = torch.randn(12, 1, 6, 6, generator=generator, dtype=torch.float64), torch.arange(12) % 3
+    names, sizes, starts = ("1", "4"), (3, 2), ([0.6, 1.0, 0.02], [0.4, 1.0])
+    mask = {n: torch.tensor(s, dtype=torch.float64, requires_grad=True) for n, s in zip(names, starts, strict=True)}
+    ones = {n: torch.ones(size, dtype=torch.float64) for n, size in zip(names, sizes, strict=True)}
+    optimiser = torch.optim.SGD(mask.values(), 0.5, momentum=0.9)
+    slow, speed = [torch.tensor(s, dtype=torch.float64) for s in starts], [torch.zeros(3), torch.zeros(2)]
+    clamped = 0
+    for _ in range(3):
+        moves = [[torch.rand(s, generator=generator, dtype=torch.float64) - 0.5 for s in sizes] for _ in range(2)]
+        anp.mask_step(
+            anp.loss_of(made, x, y),
+            mask,
+            ones,
+            dict(zip(names, moves[0], strict=True)),
+            dict(zip(names, moves[1], strict=True)),
+            optimiser,
+        )
+
+        def objective(m: Sequence[Tensor], moves: Sequence[Sequence[Tensor]] = moves) -> float:
+            plain = [one for k in range(2) for one in (m[k], torch.ones(sizes[k]))]
+            worst = [one for k in range(2) for one in (m[k] + moves[0][k], 1 + moves[1][k])]
+            return 0.2 * slow_loss(made, plain, x, y) + 0.8 * slow_loss(made, worst, x, y)
+
+        slopes = []
+        for k, size in enumerate(sizes):
+            slopes.append(torch.zeros(size, dtype=torch.float64))
+            for c in range(size):
+                ends = []
+                for h in (1e-5, -1e-5):
+                    moved = [one.clone() for one in slow]
+                    moved[k][c] += h
+                    ends.append(objective(moved))
+                slopes[k][c] = (ends[0] - ends[1]) / 2e-5
+        speed = [0.9 * old + slope for old, slope in zip(speed, slopes, strict=True)]
+        free = [one - 0.5 * step for one, step in zip(slow, speed, strict=True)]
+        slow = [one.clamp(0, 1) for one in free]
+        clamped += sum(int((one != kept).sum()) for one, kept in zip(free, slow, strict=True))
+        for name, expected in zip(names, slow, strict=True):
+            torch.testing.assert_close(mask[name].detach(), expected, rtol=0, atol=1e-5)
+    moved = [(one - torch.tensor(start)).abs().max() for one, start in zip(slow, starts, strict=True)]
+    assert clamped and min(moved) > 1e-3  # both norms' masks moved, and the edge of [0, 1] was met
+
+
+def test_anp_prunes_below_the_threshold_and_leaves_the_bias(case: Evidence) -> None:
+    made = case.copy()
+    norms = anp.batch_norms(made)
+    mask = {name: torch.full((norm.num_features,), 0.7) for name, norm in norms.items()}
+    mask["layer2.0.bn1"][[1, 3]] = torch.tensor([0.3, 0.49])
+    mask["layer2.0.bn1"][5] = 0.5  # at the threshold: kept
+    mask["bn1"][0] = 0.0
+    assert anp.pruned(made, mask, 0.5) == 3
+    expected = copy.deepcopy(case.network.state_dict())
+    for name, channel in (("layer2.0.bn1", 1), ("layer2.0.bn1", 3), ("bn1", 0)):
+        expected[f"{name}.weight"][channel] = 0
+    found = made.state_dict()
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+    output = clarc.activation(made, "layer2.0.bn1", case.calibration)
+    assert (output[:, 1] == made.get_parameter("layer2.0.bn1.bias")[1]).all()  # the paper masks weights, not biases
+
+
 def test_anp_masks_stay_in_0_and_1_and_leave_the_network(case: Evidence) -> None:
     before = copy.deepcopy(case.network.state_dict())
     found = anp.masks(case)
@@ -211,6 +306,50 @@ def test_clarc_moves_the_coordinate_and_nothing_else(shape: str) -> None:
         torch.testing.assert_close(found.moved(corrupted, level), clean, rtol=0, atol=1e-5)
 
 
+def behind_layer3(made: nn.Module, a: Tensor) -> Tensor:
+    """What comes of the activations behind layer3.1."""
+    made = made.double()
+    output: Tensor = made.get_submodule("fc")(made.get_submodule("layer4")(a).mean((2, 3)))
+    return output
+
+
+@pytest.mark.parametrize("shape", clarc.SHAPES)
+def test_p_clarc_is_h_of_the_paper_inside_the_network(case: Evidence, shape: str) -> None:
+    """h(a) = (I - v v^T) a + v v^T z with matrices, v from the pair, z the mean of clean images."""
+    point = "layer3.1"
+    exact = replace(
+        case,
+        network=case.copy().double(),
+        **{key: getattr(case, key).double() for key in ("clean", "corrupted", "calibration")},
+    )
+    attempt = clarc._projective(exact, point, shape)
+    clean, corrupted = (clarc.activation(exact.network, point, x)[0] for x in (exact.clean, exact.corrupted))
+    reference = clarc.activation(exact.network, point, exact.calibration)
+    channels, height, width = clean.shape
+    # A vector a row: the whole activation of an image, or the channels of an image at a position.
+    rows = [a.flatten() for a in reference]
+    v = (corrupted - clean).flatten()
+    if shape == "channels":
+        rows = [a[:, i, j] for a in reference for i in range(height) for j in range(width)]
+        v = torch.stack([(corrupted - clean)[c].sum() / (height * width) for c in range(channels)])
+    v = v / v.square().sum().sqrt()
+    outer = torch.outer(v, v)
+    z = sum(rows, torch.zeros_like(v)) / len(rows)
+    x = torch.cat((exact.corrupted, case.fit.images[:5].double()))
+    changed = clarc.activation(exact.network, point, x)
+    for a in changed:
+        if shape == "whole":
+            a[:] = ((torch.eye(len(v)) - outer) @ a.flatten() + outer @ z).reshape(a.shape)
+        else:
+            for i in range(height):
+                for j in range(width):
+                    a[:, i, j] = (torch.eye(len(v)) - outer) @ a[:, i, j] + outer @ z
+    expected = behind_layer3(exact.copy(), changed)
+    torch.testing.assert_close(attempt.network(x), expected, rtol=1e-9, atol=1e-9)
+    assert (expected - exact.network(x)).abs().max() > 1e-3
+    assert attempt.settings == {"layer": point, "direction": shape}
+
+
 def test_a_clarc_trains_only_what_lies_behind(case: Evidence) -> None:
     parameters, front = clarc.behind(case.network, "layer2.1")
     behind = {id(p) for p in parameters}
@@ -251,14 +390,137 @@ def test_one_key_is_rectified_exactly_and_by_the_published_direction(which: str)
     torch.testing.assert_close(rows, rows[:, :1].expand(-1, 6))
 
 
-def test_of_many_keys_the_factor_is_least_squares() -> None:
+def slow_rank_one(keys: list[Tensor], residuals: list[Tensor], moment: Tensor, which: str) -> Tensor:
+    """Λ (C^-1 k*)^T over the positions that change by 5 % of the largest change or more."""
+    sizes = [float(r.double().square().sum()) ** 0.5 for r in residuals]
+    changed = [p for p, size in enumerate(sizes) if size >= 0.05 * max(sizes)]
+    key = sum((keys[p].double() for p in changed), torch.zeros(len(keys[0]), dtype=torch.float64)) / len(changed)
+    if which == "largest":
+        key = keys[sizes.index(max(sizes))].double()
+    towards = torch.linalg.inv(oracles.damped(moment, 0.01)) @ key
+    along = np.array([[float(towards @ keys[p].double())] for p in changed])
+    wanted = np.stack([residuals[p].double().numpy() for p in changed])
+    factor = torch.from_numpy(np.linalg.lstsq(along, wanted, rcond=None)[0][0])
+    return torch.outer(factor, towards)
+
+
+@pytest.mark.parametrize("which", rectifying.KEYS)
+def test_of_many_keys_the_factor_is_least_squares_over_the_changed_positions(which: str) -> None:
     generator = torch.Generator().manual_seed(0)
-    keys, residuals = torch.randn(6, 5, generator=generator), torch.randn(4, 5, generator=generator)
-    delta = rectifying.rank_one(keys, residuals, torch.eye(6))
-    along = (keys.double().mean(1) @ keys.double()).unsqueeze(1)
-    expected = np.linalg.lstsq(along.numpy(), residuals.double().numpy().T, rcond=None)[0][0]
-    found = delta @ keys.double().mean(1) / keys.double().mean(1).square().sum()
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
+    keys, residuals = torch.randn(6, 7, generator=generator), torch.randn(4, 7, generator=generator)
+    residuals[:, 2] *= 0.01  # not a changed position, though it has a key
+    residuals[:, 4] *= 3
+    reference = torch.randn(30, 6, generator=generator, dtype=torch.float64)
+    moment = reference.T @ reference / 30
+    expected = slow_rank_one(list(keys.T), list(residuals.T), moment, which)
+    found = rectifying.rank_one(keys, residuals, moment, which)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    assert (found - slow_rank_one(list(keys.T), list(residuals.T), torch.eye(6), which)).abs().max() > 1e-3
+
+
+def slow_edit(made: nn.Module, name: str, case: Evidence, which: str) -> Tensor:
+    """The edited weight of a 3x3 convolution: keys patch by patch, C the mean of k k^T over calibration images."""
+    layer = made.get_submodule(name)
+    assert isinstance(layer, nn.Conv2d)
+    read: dict[str, Tensor] = {}
+    handle = layer.register_forward_hook(lambda _, args, output: read.update(keys=args[0], values=output))
+
+    def see(x: Tensor) -> tuple[list[list[Tensor]], Tensor]:
+        made(x)
+        stride, padding = layer.stride[0], int(layer.padding[0])
+        return [oracles.patches(a, (3, 3), stride, padding) for a in read["keys"]], read["values"].flatten(2)
+
+    images = case.calibration.double()
+    reference = [key for one in see(images)[0] for key in one]
+    (_, keys), (clean, corrupted) = see(torch.cat((case.clean, case.corrupted)).double())
+    handle.remove()
+    moment = torch.stack([torch.outer(key, key) for key in reference]).mean(0)
+    residuals = list((clean - corrupted).T)
+    change = slow_rank_one(keys, residuals, moment, which)
+    return layer.weight + change.reshape(layer.weight.shape)
+
+
+@pytest.mark.parametrize("which", rectifying.KEYS)
+@pytest.mark.parametrize("name", ["layer1.0.conv2", "layer3.0.conv1"])
+def test_the_edit_of_a_convolution_is_that_of_its_patches(case: Evidence, name: str, which: str) -> None:
+    made = case.copy()
+    (site,) = (site for site in rectifying.sites(made, case) if site.name == name)
+    rectifying.edit(made, site, case, which)
+    expected = slow_edit(case.copy().double(), name, case, which)
+    before = case.network.get_parameter(f"{name}.weight")
+    torch.testing.assert_close(made.get_submodule(name).weight.double(), expected, rtol=1e-3, atol=1e-4)
+    assert (expected - before).abs().max() > 1e-2
+    changed = [k for k, v in made.state_dict().items() if not torch.equal(v, case.network.state_dict()[k])]
+    assert changed == [f"{name}.weight"]
+
+
+def slow_dynamic(
+    case: Evidence, which: str, most: float, closed: float, rounds: int
+) -> tuple[nn.Module, list[str], str]:
+    """Algorithm 1 in float64 but for the score; also says why it ended."""
+    made: nn.Module = case.copy().double()
+    edited: list[str] = []
+    first = [int(case.network(x[None]).argmax()) for x in case.calibration]
+    while True:
+        with torch.no_grad():
+            f = [float(made(x.double()).softmax(1)[0, case.label]) for x in (case.clean, case.corrupted)]
+        if f[0] - f[1] <= closed:
+            return made, edited, "closed"
+        if len(edited) == rounds:
+            return made, edited, "enough"
+        name = rectifying.best(copy.deepcopy(made).float(), case).name
+        tried = copy.deepcopy(made)
+        tried.get_parameter(f"{name}.weight").copy_(slow_edit(made, name, case, which))
+        moved = sum(
+            int(tried(x[None].double()).argmax()) != was for x, was in zip(case.calibration, first, strict=True)
+        )
+        if moved / len(first) > most:
+            return made, edited, "degraded"
+        made = tried
+        edited.append(name)
+
+
+def flipped(case: Evidence) -> Evidence:
+    """The case with a network that tells images apart, and a corrupted image that it takes for another class."""
+    made = case.copy()
+    images = case.fit.images
+    with torch.no_grad():
+        middle = made(images).mean(0)
+        made.get_submodule("fc").bias.sub_(middle)
+        for parameter in made.get_submodule("fc").parameters():
+            parameter.mul_(40)
+    given = logits(made, images).argmax(1)
+    label = int(logits(made, case.clean).argmax())
+    assert len(set(given.tolist())) > 2
+    other = images[int((given != label).nonzero()[0])]
+    return replace(case, network=made, corrupted=other[None], label=label)
+
+
+@pytest.mark.parametrize(
+    ("which", "most", "closed", "rounds", "ended"),
+    [
+        ("largest", 1.0, 0.05, 2, "enough"),
+        ("mean", 0.0, 0.05, 4, "degraded"),
+        ("largest", 1.0, 0.165, 8, "closed"),
+    ],
+)
+def test_dynamic_rectifying_is_algorithm_1(
+    case: Evidence, which: str, most: float, closed: float, rounds: int, ended: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However it ends: with the edits that it may make, an edit that is rolled back, or a gap that is closed."""
+    case = flipped(case)
+    monkeypatch.setattr(rectifying, "MOST_EDITS", rounds)
+    monkeypatch.setattr(rectifying, "CLOSED", closed)
+    found, edited = rectifying.dynamic(case, which, most)
+    expected, layers, why = slow_dynamic(case, which, most, closed, rounds)
+    assert (edited, why) == (layers, ended) and 0 < len(edited) <= rounds
+    for key, value in expected.state_dict().items():
+        torch.testing.assert_close(found.state_dict()[key].double(), value.double(), rtol=1e-3, atol=1e-3)
+
+
+def test_dynamic_rectifying_edits_nothing_where_there_is_no_gap(case: Evidence) -> None:
+    found, edited = rectifying.dynamic(replace(case, corrupted=case.clean), "mean", 1.0)
+    assert edited == [] and all(torch.equal(v, case.network.state_dict()[k]) for k, v in found.state_dict().items())
 
 
 def test_fine_pruning_takes_the_sleepiest_channels_first(case: Evidence) -> None:
@@ -335,8 +597,8 @@ def test_the_heading_of_a_cue_names_its_network_and_the_base_rate() -> None:
 
 
 def test_the_page_of_the_repository_is_that_of_its_figures() -> None:
-    rows = json.loads((rivals.RESULTS / "rivals.json").read_text())
-    assert (rivals.RESULTS / "rivals.md").read_text() == markdown(rows, False, rivals.TESTS)
+    rows = json.loads((RESULTS / "rivals.json").read_text())
+    assert (RESULTS / "rivals.md").read_text() == markdown(rows, False, rivals.TESTS)
 
 
 def test_rows_that_are_there_are_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,4 +630,4 @@ def test_every_method_says_what_it_sees_and_how_it_was_set() -> None:
     for method in METHODS.values():
         assert method.sees and method.settings and method.rule and method.formula
     labelled = {name for name, method in METHODS.items() if "labelled" in method.sees.split("un")[0]}
-    assert {"ft-clean", "anp", "i-bau", "ft-sam", "fine-pruning", "a-clarc"} <= labelled
+    assert labelled == {"clp-tuned", "ft-clean", "anp", "i-bau", "ft-sam", "fine-pruning", "a-clarc"}
