@@ -136,7 +136,7 @@ def _paste(mask: Tensor, picture: Tensor, left: float) -> Corruption:
 def _colour(image: Tensor, where: Tensor, bounds: Bounds) -> Tensor:
     """The median colour of these pixels, (1, C, 1, 1); channels that are near to 0 or 1 are taken all the way."""
     colour = image.flatten(2)[..., where.flatten()].median(2).values.unsqueeze(2).unsqueeze(3)
-    low, high = (bound.to(image).unsqueeze(0) for bound in bounds)
+    low, high = (bound.to(image).reshape(1, -1, 1, 1) for bound in bounds)
     share = (colour - low) / (high - low)
     return torch.where(share < _SNAP, low, torch.where(share > 1 - _SNAP, high, colour))
 

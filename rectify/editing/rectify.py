@@ -19,7 +19,7 @@ from rectify.editing.casebook import Case
 from rectify.editing.fault import gap
 from rectify.editing.judge import Judgement, probabilities
 from rectify.editing.localize import LayerScore, is_candidate
-from rectify.editing.refine import LEAST_STEPS, Plan, affordable_steps, difference, multiplications, refined
+from rectify.editing.refine import LEAST_STEPS, Plan, affordable_steps, difference, early, multiplications, refined
 from rectify.editing.values import bind
 from rectify.errors import Inconclusive
 from rectify.model.trace import Site
@@ -182,7 +182,7 @@ def dynamic(workshop: Workshop, scores: Sequence[LayerScore], rank: int | None, 
     """Climb the ladder and keep the smallest rung that the judge finds nearly as good as the best.
 
     That rung is then solved once more on all calibration images and their copies. If even so the repair is not whole,
-    the best rung is the start of a refinement of all layers together, kept if the judge prefers it.
+    the first layers are refined together instead, if the judge prefers what comes of it.
 
     Parameters
     ----------
@@ -205,8 +205,7 @@ def dynamic(workshop: Workshop, scores: Sequence[LayerScore], rank: int | None, 
     done = Repair(tuple(s.edit for s in steps), tuple(steps), _final(case, student, suspects), chosen.rung.name, ())
     if refine and rank is None and case.carried and case.calibrated and is_worth_refining(chosen.judgement):
         best = min(attempts, key=lambda a: a.judgement.loss).rung
-        solved = (student, steps) if best is chosen.rung else None
-        done = _refine(workshop, scores, best, solved, done, suspects)
+        done = _refine(workshop, scores, best, done, suspects)
     elif not (is_whole(chosen.judgement) or is_good(chosen.judgement)):
         notes.append(f"the judge expects of this edit, chosen from {len(attempts)}: {tell(chosen.judgement)}")
     return replace(done, steps=(*tried, *done.steps), notes=(*notes, *done.notes))
@@ -217,59 +216,52 @@ def _final(case: Case, student: nn.Module, suspects: Tensor | None) -> Judgement
 
 
 def _refine(
-    workshop: Workshop,
-    scores: Sequence[LayerScore],
-    best: Rung,
-    solved: tuple[nn.Module, list[Step]] | None,
-    done: Repair,
-    suspects: Tensor | None,
+    workshop: Workshop, scores: Sequence[LayerScore], best: Rung, done: Repair, suspects: Tensor | None
 ) -> Repair:
-    """Refine the best rung; the repair that is done already stands if witnesses do not prefer what comes of it.
+    """Refine the first layers; the repair that is done already stands if witnesses do not prefer what comes of it.
 
-    A shorter refinement is the trial: neither it nor its start sees the witnesses, so their verdict on both is fair.
-    Once they prefer it, the whole refinement is made with them: on few images each of them counts. ``solved`` is the
-    rung on all images, if somebody has solved it before.
+    A shorter refinement is the trial: neither it nor the best rung that it is held against sees the witnesses, so
+    their verdict on both is fair. Once they prefer it, the whole refinement is made with them: on few images each of
+    them counts.
     """
     case, network = workshop.case, workshop.network
-    sites = tuple(sorted((s.site for s in scores if s.candidate), key=lambda site: site.order))
+    sites = tuple(s.site for s in scores if s.candidate)
     steps = affordable_steps(network, sites, case.teacher.clean[:1])
     if not steps:
         return replace(done, notes=("too large to be refined on this device: the closed form stands",))
     witnesses = case.witnesses()
     unseen = witnesses if suspects is None else torch.cat((witnesses, suspects)).unique()
     jury = case.bench(only=witnesses, without=suspects)
-    start, _ = workshop.run(best, case.material(everything=True, copies=case.copies, without=unseen))
-    trial = _moved(workshop, start, sites, unseen, max(LEAST_STEPS, steps // 2))
-    before, after = jury.judge(start), jury.judge(trial)
+    closed, _ = workshop.run(best, case.material(everything=True, copies=case.copies, without=unseen))
+    trial = _moved(workshop, sites, unseen, max(LEAST_STEPS, steps // 2))
+    before, after = jury.judge(closed), jury.judge(trial)
     if after.loss >= before.loss:
         return _rolled_back(done, after)
-    start, tried = solved or workshop.run(best, case.material(everything=True, copies=case.copies, without=suspects))
-    moved = _moved(workshop, start, sites, suspects, steps)
+    moved = _moved(workshop, sites, suspects, steps)
     whole = jury.judge(moved)
     if whole.loss >= before.loss:  # the longer descent has diverged
         return _rolled_back(done, whole)
-    name = f"{best.name}, refined together in {steps} steps"
-    edits = difference(moved, network, sites)
-    tried = [replace(step, kept=False, reason=f"start of: {name}") for step in tried]
+    moving = early(sites)
+    name = f"first {len(moving)} of {len(sites)} layers, refined together in {steps} steps"
+    edits = difference(moved, network, moving)
+    tried = [replace(step, kept=False, reason=f"not as good as: {name}") for step in done.steps]
     kept = _joint_steps(workshop, edits, moved, name)
-    note = f"the judge expects of a refinement: {tell(after)}; of the closed form alone: {tell(before)}"
+    note = f"the judge expects of a refinement: {tell(after)}; of the closed form: {tell(before)}"
     return Repair(tuple(edits), (*tried, *kept), _final(case, moved, suspects), name, (note,))
 
 
 def _rolled_back(done: Repair, verdict: Judgement) -> Repair:
     """The repair that stands, with what the witnesses made of the refinement."""
-    note = f"a refinement of all layers together was no better and was rolled back: {tell(verdict)}"
+    note = f"a refinement of the first layers together was no better and was rolled back: {tell(verdict)}"
     return replace(done, notes=(note,))
 
 
-def _moved(
-    workshop: Workshop, start: nn.Module, sites: Sequence[Site], without: Tensor | None, steps: int
-) -> nn.Module:
-    """What a refinement on the calibration images but those makes of an edited network."""
+def _moved(workshop: Workshop, sites: Sequence[Site], without: Tensor | None, steps: int) -> nn.Module:
+    """What a refinement on the calibration images but those makes of the network."""
     case, plan = workshop.case, Plan(steps=steps, seed=workshop.seed)
-    images = case.clean_images(without)
     label = f"refinement in {steps} steps"
-    return refined(start, workshop.network, sites, images, case.believed, plan, lambda n: workshop.advance(label))
+    images = case.clean_images(without)
+    return refined(workshop.network, sites, images, case.believed, plan, lambda n: workshop.advance(label))
 
 
 def _joint_steps(workshop: Workshop, edits: Sequence[LayerEdit], moved: nn.Module, name: str) -> list[Step]:

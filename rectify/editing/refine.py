@@ -1,22 +1,25 @@
-"""Refine a repair: all candidate layers moved together, down the gradient, where closed forms one by one fall short.
+"""Refine: the first half of the layers moved together, down the gradient, where closed forms one by one fall short.
 
 A closed form asks of each layer what that layer alone can do. A fault that lies over the whole image (a blend, a wave)
 is taken apart by several layers together, and a layer that is solved before the others are known pays for it in clean
-accuracy. So the closed form is taken as the start of a short descent in the weights of all candidate layers on
+accuracy. So the untouched network is the start of a short descent in the weights of its first layers on
 
     2 KL(teacher(x) || student(x)) + KL(teacher(x) || student(c(x)))
         + 600 mean_l ( 2 ||h_l(x) - t_l(x)||^2 + ||h_l(c(x)) - t_l(x)||^2 ) / ||t_l(x)||^2
 
 for unlabelled clean images x (shifted, mirrored, mixed), the fault c that was carried over, the activations h of the
-student and t of the untouched network: Hinton et al. 2015 and Romero et al. 2015, with the fault as the student's input
-and the clean image as the teacher's.
+student and t of the untouched network, at all depths: Hinton et al. 2015 and Romero et al. 2015, with the fault as the
+student's input and the clean image as the teacher's.
+
+The first half alone moves: what is not taken out there can be taken out later only by layers that see few positions of
+an image, and learn a few hundred images by heart. Moving all layers cost a CIFAR-10 network three times the accuracy
+and kept less of the recovery (benchmarks/results/recovery-reading.md).
 
 Steps are orthogonalised momentum (Muon, Jordan et al. 2024), taken in coordinates in which the layer's clean keys have
 the identity for a second moment: with ``C = L L^T`` the gradient G of a weight W becomes that of ``V = W L``, namely
 ``G L^-T``, and a step D of V is ``D L^-1`` of W. A step then changes what a layer gives on clean images by a known
 share of its norm, and goes furthest in directions that clean keys hardly use, where the fault can be taken out at no
-cost: the metric of the closed forms. Together with this the activations weigh nearly all; on a CIFAR-10 blend the
-recovery that was missing fell from eight points to three (benchmarks/results/recovery-reading.md).
+cost: the metric of the closed forms. Together with this the activations weigh nearly all.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ from rectify.editing.values import bind
 from rectify.model.layers import Layer
 from rectify.model.trace import Site, readable, record
 
+EARLY = 0.5  # share of the layers that move
 STEPS = 400
 BATCH = 64  # clean images a step; as many corrupted ones go with them
 RATE = 0.01  # of a step's norm to the weight's, in the metric of clean keys, at the beginning; 0.04 diverged on CIFAR
@@ -63,13 +67,20 @@ class Plan:
     seed: int = 0
 
 
+def early(sites: Sequence[Site]) -> tuple[Site, ...]:
+    """The first half of these layers, at least one, in forward order."""
+    ordered = sorted(sites, key=lambda site: site.order)
+    return tuple(ordered[: max(1, round(EARLY * len(ordered)))])
+
+
 def affordable_steps(network: nn.Module, sites: Sequence[Site], example: Tensor, batch: int = BATCH) -> int:
     """Steps that the device can afford, at most ``STEPS``; 0 if they are too few to be of use.
 
     Counted, not timed, so that equal inputs give equal files. ``example`` is (1, C, H, W).
     """
     work = WORK.get(example.device.type, WORK["cpu"])
-    one = 7 * batch * max(multiplications(network, sites, example), 1)  # teacher 1; student 2 forward, 4 backward
+    everywhere = 5 * multiplications(network, sites, example)  # teacher 1; student 2 forward, 2 backward
+    one = batch * max(everywhere + 2 * multiplications(network, early(sites), example), 1)  # and 2 for the weights
     steps = min(STEPS, int(work / one))
     return steps if steps >= LEAST_STEPS else 0
 
@@ -85,37 +96,35 @@ def multiplications(network: nn.Module, sites: Sequence[Site], example: Tensor) 
 
 
 def refined(
-    start: nn.Module,
-    teacher: nn.Module,
+    network: nn.Module,
     sites: Sequence[Site],
     images: Tensor,
     faults: Sequence[Corruption],
     plan: Plan,
     advance: Callable[[int], None] = lambda n: None,
 ) -> nn.Module:
-    """A copy of the edited network in which the weights of these layers have moved; nothing else of it differs.
+    """A copy of the network in which the weights of the first of these layers have moved; nothing else of it differs.
 
     Parameters
     ----------
-    start
-        The edited network, in eval mode.
-    teacher
-        The untouched one.
+    network
+        The untouched one, in eval mode: the start, and the teacher.
     sites
-        The layers that may move.
+        All candidate layers: the `early` ones move, and what reaches the later ones is compared.
     images
         (N, C, H, W) clean images.
     faults
         What carries the fault over to them; they take turns.
     """
-    student = copy.deepcopy(start).requires_grad_(False)
-    clean_moments = second_moments(teacher, sites, images)
-    movers = [Mover(bind(student, site).layer, factor(clean_moments.pop(site.name)).lower) for site in sites]
+    student = copy.deepcopy(network).requires_grad_(False)
+    moving = early(sites)
+    clean_moments = second_moments(network, moving, images)
+    movers = [Mover(bind(student, site).layer, factor(clean_moments.pop(site.name)).lower) for site in moving]
     names = watched(sites)
     batches = _batches(images, plan)
     for step in range(plan.steps):
         clean = next(batches)
-        loss = misfit(student, teacher, names, clean, faults[step % len(faults)].apply(clean))
+        loss = misfit(student, network, names, clean, faults[step % len(faults)].apply(clean))
         gradients = torch.autograd.grad(loss, [mover.weight for mover in movers])
         for mover, gradient in zip(movers, gradients, strict=True):
             mover.step(gradient, _rate(plan, step))
@@ -202,7 +211,7 @@ def orthogonalise(matrix: Tensor, rounds: int = 5) -> Tensor:
 
 
 def difference(student: nn.Module, network: nn.Module, sites: Sequence[Site]) -> list[LayerEdit]:
-    """What must be added to the network's layers to get the student's, as edits of whole rank."""
+    """What must be added to these layers of the network to get the student's, as edits of whole rank."""
     edits = []
     for site in sorted(sites, key=lambda s: s.order):
         new, old = (bind(n, site).layer.weight() for n in (student, network))

@@ -21,6 +21,7 @@ from rectify.editing.refine import (
     Plan,
     affordable_steps,
     difference,
+    early,
     misfit,
     multiplications,
     orthogonalise,
@@ -120,21 +121,29 @@ def test_steps_are_as_many_as_the_device_can_afford(monkeypatch: pytest.MonkeyPa
     network, x = planted(), pictures(1, 0)
     sites = survey(network, x)
     assert affordable_steps(network, sites, x) == module.STEPS
-    one = 7 * module.BATCH * multiplications(network, sites, x)
+    one = module.BATCH * (5 * multiplications(network, sites, x) + 2 * multiplications(network, sites[:2], x))
     for wanted, given in ((100, 100), (module.LEAST_STEPS, module.LEAST_STEPS), (module.LEAST_STEPS - 1, 0)):
         monkeypatch.setitem(module.WORK, "cpu", (wanted + 0.5) * one)
         assert affordable_steps(network, sites, x) == given
 
 
-def test_only_the_layers_named_move_and_the_loss_falls() -> None:
+def test_the_first_half_moves_in_forward_order() -> None:
+    resnet = fixtures.resnet18(4, width=2).eval()
+    sites = [site for site in survey(resnet, torch.randn(1, 3, 8, 8)) if not site.is_shortcut]
+    first = ["conv1", *(f"layer{stage}.{block}.conv{n}" for stage in (1, 2) for block in (0, 1) for n in (1, 2))]
+    assert [site.name for site in early(sites[::-1])] == first and len(sites) == 18
+    assert [len(early(sites[:count])) for count in (1, 2, 3, 4, 5, 6)] == [1, 1, 2, 2, 2, 3]
+
+
+def test_only_the_first_of_the_layers_named_move_and_the_loss_falls() -> None:
     teacher, images = planted(), pictures(40, 5)
     sites = survey(teacher, images[:1])
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     done: list[int] = []
-    student = refined(teacher, teacher, sites[1:], images, [SQUARE], Plan(steps=40, rate=0.02), done.append)
+    student = refined(teacher, sites, images, [SQUARE], Plan(steps=40, rate=0.02), done.append)
     assert len(done) == 40 and not any(p.requires_grad for p in student.parameters())
     after = student.state_dict()
-    assert {name for name in after if not torch.equal(after[name], before[name])} == {"conv2.weight", "head.weight"}
+    assert {name for name in after if not torch.equal(after[name], before[name])} == {"conv1.weight", "conv2.weight"}
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
     fresh = pictures(64, 6)
     losses = [float(misfit(each, teacher, watched(sites), fresh, stamp(fresh))) for each in (teacher, student)]
@@ -180,9 +189,6 @@ def test_the_metric_is_that_of_the_keys_of_the_untouched_network_on_clean_images
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     teacher, images = planted(), pictures(6, 5)
-    start = copy.deepcopy(teacher)
-    with torch.no_grad():
-        start.get_submodule("conv1").weight.mul_(2)  # other keys in the two layers behind it
     roots: dict[str, Tensor] = {}
 
     class Spy(Mover):
@@ -191,7 +197,8 @@ def test_the_metric_is_that_of_the_keys_of_the_untouched_network_on_clean_images
             roots[layer.name] = root
 
     monkeypatch.setattr(module, "Mover", Spy)
-    refined(start, teacher, survey(teacher, images[:1]), images, [SQUARE], Plan(steps=1))
+    monkeypatch.setattr(module, "EARLY", 1.0)
+    refined(teacher, survey(teacher, images[:1]), images, [SQUARE], Plan(steps=1))
     conv1, conv2 = (teacher.get_submodule(name) for name in ("conv1", "conv2"))
     hidden = conv1(images).relu()
     pooled = nn.functional.adaptive_avg_pool2d(conv2(hidden).relu(), 4).flatten(1)
@@ -211,9 +218,7 @@ def test_the_metric_is_that_of_the_keys_of_the_untouched_network_on_clean_images
 def test_equal_plans_give_equal_weights_and_another_seed_others() -> None:
     teacher, images = planted(), pictures(40, 5)
     sites = survey(teacher, images[:1])
-    made = [
-        refined(teacher, teacher, sites, images, [SQUARE], Plan(steps=5, seed=seed)).state_dict() for seed in (0, 0, 1)
-    ]
+    made = [refined(teacher, sites, images, [SQUARE], Plan(steps=5, seed=seed)).state_dict() for seed in (0, 0, 1)]
     assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
     assert not all(torch.equal(made[0][name], made[2][name]) for name in made[0])
 
@@ -243,7 +248,7 @@ def test_a_repair_that_is_not_whole_is_refined_and_the_better_one_kept(monkeypat
     assert refining or any("rolled back" in note for note in found.notes)
     kept = [step for step in found.steps if step.kept]
     assert [step.edit for step in kept] == list(found.edits)
-    assert not refining or sorted(step.edit.layer for step in kept) == ["conv1", "conv2", "head"]
+    assert not refining or sorted(step.edit.layer for step in kept) == ["conv1", "conv2"]
     student, fresh = edited(shop.network, found), pictures(200, 9)
     wanted = probabilities(shop.network, fresh).argmax(1)
     assert float((probabilities(student, stamp(fresh)).argmax(1) == wanted).float().mean()) > 0.9
@@ -279,10 +284,10 @@ def test_the_trial_never_sees_the_witnesses_and_the_whole_refinement_does(monkey
     monkeypatch.setattr(module, "STEPS", 140)
     seen: list[tuple[int, Tensor]] = []
 
-    def spy(start: nn.Module, *others: Any) -> nn.Module:
-        images, plan = others[2], others[4]
+    def spy(*given: Any) -> nn.Module:
+        images, plan = given[2], given[4]
         seen.append((plan.steps, images))
-        return refined(start, *others)
+        return refined(*given)
 
     monkeypatch.setattr(repair, "refined", spy)
     found = repair.dynamic(shop, scores, None)
@@ -303,9 +308,9 @@ def test_a_refinement_that_fails_only_when_it_is_made_whole_is_rolled_back(monke
     monkeypatch.setattr(module, "STEPS", 140)
     plain = repair.dynamic(shop, scores, None, refine=False)
 
-    def diverging(start: nn.Module, *others: Any) -> nn.Module:
-        made = refined(start, *others)
-        if others[4].steps == 140:
+    def diverging(*given: Any) -> nn.Module:
+        made = refined(*given)
+        if given[4].steps == 140:
             with torch.no_grad():
                 made.get_submodule("head").weight.mul_(-10)
         return made
