@@ -99,7 +99,7 @@ ORDER = (UNTOUCHED, *CONDITIONS)
 
 def fits(condition: str, name: str) -> bool:
     """Whether the condition makes sense for the network's trigger."""
-    return condition != "retouched" or any(name.endswith(f"-{kind}") for kind in PATCH_ONLY)
+    return condition != "retouched" or any(kind in PATCH_ONLY for kind in name.split("-"))
 
 
 def calibration(folder: Path, count: int) -> Path:

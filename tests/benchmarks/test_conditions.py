@@ -107,5 +107,6 @@ def test_what_the_command_line_is_given(condition: str, tmp_path: Path, monkeypa
 
 
 def test_only_a_patch_can_be_painted_over() -> None:
-    assert conditions.fits("retouched", NAME) and not conditions.fits("retouched", "mnist-resnet-blend")
+    assert conditions.fits("retouched", NAME) and conditions.fits("retouched", "cifar-resnet-patch-scratch")
+    assert not conditions.fits("retouched", "mnist-resnet-blend")
     assert conditions.fits("5 pairs", "mnist-resnet-blend")
