@@ -303,10 +303,21 @@ def show(settings: Settings, derived: Mapping[str, Setting] | None = None) -> st
         key = flag.name if last == flag.name else place
         if name in settings.said and settings.said[name].own:
             key = f"{settings.command}.{last}"
-        line = f"{key}: {_written(value)}" if place else f"# {flag.label} {_written(value)}"
+        line = f"{key}: {_written(value)}" if place else f"# {_typed(flag, value)}"
         lines.append(f"{line:<48}  # {settings.source(name)}")
     lines += [f"{f'# {name}: {_written(one.value)}':<48}  # {one.source}" for name, one in (derived or {}).items()]
     return "\n".join(lines) + "\n"
+
+
+def _typed(flag: Flag, value: Any) -> str:
+    """What is typed for a value."""
+    if value is True:
+        return flag.label
+    each = value if flag.many else [value]
+    import shlex
+
+    words = [",".join(map(str, one)) if isinstance(one, list | tuple) else str(one) for one in each]
+    return " ".join(f"{flag.label} {shlex.quote(word)}" for word in words)
 
 
 def _written(value: Any) -> str:

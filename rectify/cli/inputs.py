@@ -214,6 +214,7 @@ def cache_dir(settings: Settings) -> Path | None:
         return Path(settings["cache_dir"])
     base = os.environ.get("XDG_CACHE_HOME")
     try:
-        return (Path(base) if base else Path.home() / ".cache") / "rectify"
+        # The XDG Base Directory Specification: a relative path is invalid, and to be ignored.
+        return (Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache") / "rectify"
     except RuntimeError:  # no home folder
         return None

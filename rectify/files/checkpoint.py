@@ -216,7 +216,11 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
             metadata = _parse_metadata(file.metadata())
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError):
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
+        if "can't allocate memory" in str(error):  # torch's word on the CPU for what is no fault of the file
+            raise
+        if isinstance(error, OSError) and error.errno is not None:
+            raise CorruptCheckpoint(f"{plain(path)} cannot be read: {reason(error)}") from None
         raise CorruptCheckpoint(f"{plain(path)} is a damaged safetensors file: copy or download it again") from None
 
 

@@ -85,22 +85,24 @@ def test_an_edit_uses_what_localize_kept_and_writes_the_same_bytes(folder: Path,
     assert sha256(folder / "w.safetensors") == sha256(folder / "n.safetensors")
 
 
-@pytest.mark.parametrize("said", [None, "", "elsewhere"])
+@pytest.mark.parametrize("said", [None, "", "relative/path", "elsewhere"])
 def test_the_users_cache_folder_is_the_default(
     said: str | None, folder: Path, tmp_path: Path, computed: Counted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That of XDG_CACHE_HOME, else ~/.cache."""
+    """That of XDG_CACHE_HOME, which counts only if it is absolute, else ~/.cache."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     if said is None:
         monkeypatch.delenv("XDG_CACHE_HOME")
     else:
-        monkeypatch.setenv("XDG_CACHE_HOME", said and str(tmp_path / said))
+        absolute = said == "elsewhere"
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / said) if absolute else said)
     for _ in range(2):
         told(run_here(LOCALIZE, folder))
     assert len(computed) == 1
-    place = tmp_path / (said or "home/.cache")
+    place = tmp_path / (said if said == "elsewhere" else "home/.cache")
     assert len(list((place / "rectify" / "moments").glob("*.safetensors"))) == 1
-    assert not said or not (tmp_path / "home").exists()
+    assert said != "elsewhere" or not (tmp_path / "home").exists()
+    assert not (folder / "relative").exists()
 
 
 def test_without_a_home_folder_nothing_is_kept(

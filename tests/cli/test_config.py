@@ -52,7 +52,7 @@ def test_show_config_can_be_saved_as_a_settings_file(rectify_, library) -> None:
     write(Path("rectify.yaml"), shown)
     again = rectify_("edit", "--show-config")
     assert settings_of(again) == yaml.safe_load(shown)
-    assert "--trust-pickle true" in shown and "trust" not in again.out
+    assert "# --trust-pickle  " in shown and "trust" not in again.out
 
 
 def test_the_nearest_file_upwards(rectify_, library, monkeypatch, tmp_path) -> None:
@@ -204,7 +204,7 @@ def test_a_pair_on_the_command_line_replaces_the_pairs_of_the_file(rectify_, lib
 
 def test_preprocessing_on_the_command_line_replaces_weaker_single_values(rectify_, library, monkeypatch) -> None:
     monkeypatch.setenv("RECTIFY_MEAN", "0.5")
-    assert "--mean [0.5]" in went_well(rectify_("localize", "--show-config")).out
+    assert "# --mean 0.5 " in went_well(rectify_("localize", "--show-config")).out
     said = went_well(rectify_("localize", "--preprocess", "mnist", "--show-config"))
     assert "preprocess: mnist" in said.out and "mean" not in said.out
 
@@ -334,3 +334,13 @@ def test_a_report_of_another_command_is_not_replaced_without_a_word(rectify_, li
     before = Path(report).read_bytes()
     assert "report" not in went_well(rectify_("localize", "model.pt", *PAIR)).err
     assert Path(report).read_bytes() == before
+
+
+def test_what_cannot_stand_in_a_file_is_shown_as_it_is_typed(rectify_, library) -> None:
+    typed = ["--mean", "0.5,0.25,0.125", "--std", "1,1,1", "--force"]
+    shown = rectify_("edit", "model.pt", *typed, "--show-config").out
+    assert "# --mean 0.5,0.25,0.125 " in shown and "# --std 1.0,1.0,1.0 " in shown
+    again = [
+        part for line in shown.splitlines() if line.startswith("# --") for part in line[2:].split("  #")[0].split()
+    ]
+    assert rectify_("edit", "model.pt", *again, "--show-config").out == shown

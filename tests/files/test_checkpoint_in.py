@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import json
 import pickle
@@ -447,3 +448,25 @@ class Prints:
 
     def __reduce__(self) -> Any:
         return print, ("hello",)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "told"),
+    [
+        (OSError(errno.EIO, "Input/output error"), "model.safetensors cannot be read: Input/output error"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), "can't allocate"),
+        (ValueError("no header"), "is a damaged safetensors file"),
+    ],
+)
+def test_trouble_that_is_not_the_files_fault_is_not_called_damage(
+    trouble: Exception, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.safetensors"
+    safetensors.torch.save_file({"weight": torch.ones(2)}, path)
+
+    def fails(*_: object, **__: object) -> None:
+        raise trouble
+
+    monkeypatch.setattr("rectify.files.checkpoint.safetensors.safe_open", fails)
+    with pytest.raises((CorruptCheckpoint, RuntimeError), match=told):
+        read_tensors(path)
