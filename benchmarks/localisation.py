@@ -39,9 +39,9 @@ from rectify.model.trace import survey
 SCORES = ("published", "scale_free", "leverage", "attribution", "trial", "last_layer")
 
 
-def read(folder: Path, dataset: str) -> Tensor:
-    """All PNGs of a folder, normalised, (N, C, H, W)."""
-    arrays = [np.asarray(Image.open(path)) for path in sorted(folder.glob("*.png"))]
+def read(folder: Path, dataset: str, which: str = "*.png") -> Tensor:
+    """All PNGs of a folder, or those of such names, normalised, (N, C, H, W)."""
+    arrays = [np.asarray(Image.open(path)) for path in sorted(folder.glob(which))]
     images = np.stack([a[..., None] if a.ndim == 2 else a for a in arrays])
     return normalise(images, dataset).contiguous()
 
