@@ -45,7 +45,9 @@ def headline(report: Report) -> str:
     if report["verdict"] == "inconclusive":
         return ""
     if report["command"] == "localize":
-        return _first_layer(report.get("localize"))
+        from rectify.reporting.scan import scan_headline
+
+        return " ".join(filter(None, (_first_layer(report.get("localize")), scan_headline(report.get("scan")))))
     if report["command"] == "explain":
         return _explained(report)
     if report["command"] == "train":
@@ -151,6 +153,7 @@ def facts(report: Report) -> list[tuple[str, str]]:
         fault = f", fault {pairs['fault']}" if pairs["fault"] else ""
         lines.append(("pairs", f"{plural(pairs['count'], 'pair')}{fault}{target} · sha256 {short(pairs['sha256'])}"))
     sets = (("holdout_pairs", "holdout", "pair"), ("calibration", "calibration", "image"), ("data", "data", "image"))
+    sets += (("scan", "scanned", "image"),)
     for key, name, noun in sets:
         if part := report.get(key):
             lines.append((name, f"{plural(part['count'], noun)} · sha256 {short(part['sha256'])}"))
