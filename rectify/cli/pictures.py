@@ -100,16 +100,17 @@ def _suspects(result: Result, path: Path) -> bool:
 
     if not result.suspects:
         return False
-    preprocess, target = result.inputs.subject.preprocess, result.report["scan"]["target"]
+    preprocess = result.inputs.subject.preprocess
+    target, layer = result.report["scan"]["target"], result.report["scan"]["layer"]
     drawn = []
     for suspect in result.suspects:
         row = suspect.row
-        told = f"suspicion {number(row['suspicion'], 3)}, class {row['prediction']}"
-        told += " (target)" if row["prediction"] == target else ""
-        lines = (Path(row["image"]).name, f"{told}, {percent(row['confidence'], 0)}")
+        hit = " (target)" if row["prediction"] == target else ""
+        told = f"class {row['prediction']}{hit} {percent(row['confidence'], 0)}"
+        lines = (Path(row["image"]).name, f"suspicion {number(row['suspicion'], 2)}, {told}")
         heat = None if suspect.heat is None else suspect.heat.numpy()
         drawn.append(SuspectPicture(_pixels(suspect.image, preprocess), heat, lines, bool(row["suspicious"])))
-    suspects_picture(drawn, path, title=f"The fault's key at {result.report['scan']['layer']}")
+    suspects_picture(drawn, path, title=f"Where the fault fires, by the keys of {layer}")
     return True
 
 

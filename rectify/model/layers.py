@@ -102,7 +102,8 @@ class Layer:
             return (inputs @ direction[0]).reshape(images, -1)
         # the inner product with every patch is a convolution; this is the one that Conv2d itself calls
         filters = direction.reshape(self.groups, *self.module.weight.shape[1:])
-        return nn.Conv2d._conv_forward(self.module, inputs, filters, None).sum(1).reshape(images, -1)
+        found: Tensor = nn.Conv2d._conv_forward(self.module, inputs, filters, None)
+        return found.sum(1).reshape(images, -1)
 
     def values(self, outputs: Tensor, images: int) -> Tensor:
         """Arrange the layer's output as values, (N, G, o, P)."""

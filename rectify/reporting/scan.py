@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rectify.reporting.content import image_names
 from rectify.reporting.tables import SLACK, Cell, Column, Mood, Table
 from rectify.reporting.verdict import Report, measured
-from rectify.reporting.words import number, percent, plural, printable
+from rectify.reporting.words import aligned, number, percent, plural, printable
 
 TEXT, PAGE = 12, 200  # rows in a terminal and on a page; the JSON has all
 
@@ -36,29 +36,46 @@ def scan_table(report: Report, limit: int | None = None) -> Table | None:
     most = PAGE if limit is None else TEXT
     shown = images if len(images) <= most + SLACK else images[:most]
     names = image_names(row["image"] for row in images)
-    top = max((measured(row["suspicion"]) or 0.0 for row in shown), default=0.0) or 1.0
-    rows = tuple(_row(place, row, names[row["image"]], scan, top) for place, row in enumerate(shown, 1))
-    columns = [Column("#"), Column("image", False, flexible=True), Column("suspicion"), Column("", False)]
-    columns += [Column("class", False), Column("confidence", narrow="confi-\ndence", spare=1)]
-    columns += [Column("fires most at", False, spare=2, narrow="fires\nmost at")]
+    columns = {
+        "#": (Column("#"), [Cell(str(place)) for place in range(1, len(shown) + 1)]),
+        "image": (Column("image", False, flexible=True), [Cell(names[row["image"]], code=True) for row in shown]),
+        "suspicion": (Column("suspicion"), _suspicions(shown)),
+        "suspicious": (
+            Column("", False),
+            [Cell("suspicious" if row["suspicious"] else "", mood="bad") for row in shown],
+        ),
+        "prediction": (Column("class", False), [Cell(_class(row, scan["target"])) for row in shown]),
+        "confidence": (
+            Column("confidence", narrow="confi-\ndence", spare=1),
+            [Cell(percent(measured(row["confidence"]), 1)) for row in shown],
+        ),
+        "peak": (Column("fires most at", False, spare=2), [Cell(_place(row["peak"])) for row in shown]),
+    }
+    for key in ("suspicious", "peak"):  # not known without calibration images, or of a layer without places
+        if all(row[key] is None for row in images):
+            del columns[key]
     title = f"Images by suspicion (keys of {printable(scan['layer'])}, {scan['pooling']} over positions)"
-    return Table("scan", title, tuple(columns), rows, _note(scan, len(images) - len(shown)))
+    rows = tuple(zip(*(cells for _, cells in columns.values()), strict=True))
+    heads = tuple(column for column, _ in columns.values())
+    return Table("scan", title, heads, rows, _note(scan, len(images) - len(shown)))
 
 
-def _row(place: int, row: Mapping[str, Any], name: str, scan: Mapping[str, Any], top: float) -> tuple[Cell, ...]:
-    value = measured(row["suspicion"])
-    mood: Mood = "bad" if row["suspicious"] else "quiet" if row["suspicious"] is False else ""
-    hit = scan["target"] is not None and row["prediction"] == scan["target"]
-    peak = row["peak"]
-    return (
-        Cell(str(place)),
-        Cell(printable(name), code=True),
-        Cell(number(value, 3), bar=None if value is None else min(1.0, max(0.0, value / top)), mood=mood),
-        Cell("suspicious" if row["suspicious"] else "", mood=mood),
-        Cell(f"{row['prediction']}{' (target)' if hit else ''}"),
-        Cell(percent(measured(row["confidence"]), 1)),
-        Cell("" if peak is None else f"row {peak[0]}, column {peak[1]}"),
-    )
+def _suspicions(shown: Sequence[Mapping[str, Any]]) -> list[Cell]:
+    values = [measured(row["suspicion"]) for row in shown]
+    top = max((value or 0.0 for value in values), default=0.0) or 1.0
+    cells = []
+    for row, value, text in zip(shown, values, aligned(values), strict=True):
+        mood: Mood = "bad" if row["suspicious"] else "quiet" if row["suspicious"] is False else ""
+        cells.append(Cell(text, bar=None if value is None else min(1.0, max(0.0, value / top)), mood=mood))
+    return cells
+
+
+def _class(row: Mapping[str, Any], target: int | None) -> str:
+    return f"{row['prediction']}{' (target)' if target is not None and row['prediction'] == target else ''}"
+
+
+def _place(peak: Sequence[int] | None) -> str:
+    return "" if peak is None else f"row {peak[0]}, column {peak[1]}"
 
 
 def _note(scan: Mapping[str, Any], hidden: int) -> str:
@@ -68,10 +85,13 @@ def _note(scan: Mapping[str, Any], hidden: int) -> str:
     notes.append("Suspicion: 0 is the median clean image, 1 the median image with the fault.")
     if scan["threshold"] is not None:
         judged = scan["judged_on"]
-        alarms = f"{percent(scan['false_alarms'], 1)} of clean images are expected above"
-        line = f"Suspicious: above {number(scan['threshold'], 3)}; at most about {alarms} (of {judged['clean']} clean "
-        line += "calibration images)"
+        alarms = percent(scan["false_alarms"], 1)
+        line = (
+            f"Suspicious: above {number(scan['threshold'], 3)}, as are about {alarms} of clean images at most (judged"
+        )
+        line += f" on {judged['clean']:,})"
         if scan["misses"] is not None:
-            line += f", {percent(scan['misses'], 1)} of {judged['fired']} with the fault carried over were not"
+            hits = percent(1 - scan["misses"], 1)
+            line += f" and {hits} of those with the fault (on {judged['fired']:,} that it was carried over to)"
         notes.append(f"{line}.")
     return " ".join(notes)

@@ -15,13 +15,15 @@ from rectify.reporting.repair import SMALL
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
     Array = NDArray[np.floating[Any]]
 
 ACROSS, MOST = 4, 24
 WIDTH, HEIGHT, HEAD, FOOT = 2.75, 1.72, 0.5, 0.32  # inches of a cell, and above and below all of them
-LETTERS = 36  # of a caption
+SIDE = 1.25  # inches of an image
+LETTERS = 46  # of a caption
 SAYS = "Orange to red: the fault fires there as in the images that have it; no colour: as in clean images, or less."
 
 
@@ -63,32 +65,41 @@ def suspects_picture(suspects: Sequence[SuspectPicture], path: Path, *, title: s
     shown = list(suspects)[:MOST]
     if not shown:
         raise ValueError("there is nothing to draw: no images")
-    down = -(-len(shown) // ACROSS)
     across = min(ACROSS, max(len(shown), 2))
-    heated = any(one.heat is not None for one in shown)
-    width, height = across * WIDTH, HEAD + down * HEIGHT + FOOT
-    figure = new_figure(width, height)
+    figure = new_figure(across * WIDTH, HEAD + -(-len(shown) // across) * HEIGHT + FOOT)
     figure.set_layout_engine("none")
+    _write(figure, title, 0.08, 0.25, size=11, weight="bold")
     for place, one in enumerate(shown):
-        left, top = (place % across) * WIDTH + 0.08, HEAD + (place // across) * HEIGHT
-        side = 1.25
-        panels = [pixels(one.image)]
-        if one.heat is not None:
-            panels.append(overlaid(one.image, one.heat.clip(min=0.0), limit))
-        for number, panel in enumerate(panels):
-            box = ((left + number * (side + 0.06)) / width, 1 - (top + side) / height, side / width, side / height)
-            _show(figure.add_axes(box), panel, VERMILLION if one.suspicious else GREY)
-        for number, line in enumerate(one.lines):
-            text = shorten(drawable(line), LETTERS, middle=True)
-            colour = VERMILLION if number and one.suspicious else INK
-            at = 1 - (top + side + 0.1 + 0.145 * number) / height
-            verbatim([figure.text(left / width, at, text, fontsize=7.5, va="center", color=colour)])
-    words = [(title, 11, "bold", 1 - 0.25 / height)] if title else []
-    words += [(SAYS, 7, "normal", 0.14 / height)] if heated else []
-    for text, size, weight, at in words:
-        line = figure.text(0.08 / width, at, drawable(text), fontsize=size, fontweight=weight, va="center", color=INK)
-        verbatim([line])
+        _cell(figure, one, (place % across) * WIDTH + 0.08, HEAD + (place // across) * HEIGHT, limit)
+    if any(one.heat is not None for one in shown):
+        _write(figure, SAYS, 0.08, figure.get_size_inches()[1] - 0.14, size=7)
     save(figure, path)
+
+
+def _cell(figure: Figure, one: SuspectPicture, left: float, top: float, limit: float) -> None:
+    """An image, its map over it, and its lines; places in inches from the top left."""
+    width, height = figure.get_size_inches()
+    panels = [pixels(one.image)]
+    if one.heat is not None:
+        panels.append(overlaid(one.image, one.heat.clip(min=0.0), limit))
+    for number, panel in enumerate(panels):
+        across = (left + number * (SIDE + 0.06)) / width
+        box = (across, 1 - (top + SIDE) / height, SIDE / width, SIDE / height)
+        _show(figure.add_axes(box), panel, VERMILLION if one.suspicious else GREY)
+    for number, line in enumerate(one.lines):
+        colour = VERMILLION if number and one.suspicious else INK
+        text = shorten(line, LETTERS, middle=True)
+        _write(figure, text, left, top + SIDE + 0.1 + 0.145 * number, size=7.5, colour=colour)
+
+
+def _write(
+    figure: Figure, text: str, left: float, middle: float, *, size: float, weight: str = "normal", colour: str = INK
+) -> None:
+    width, height = figure.get_size_inches()
+    line = figure.text(
+        left / width, 1 - middle / height, drawable(text), fontsize=size, fontweight=weight, va="center", color=colour
+    )
+    verbatim([line])
 
 
 def _show(axes: Axes, image: Array, edge: str) -> None:
