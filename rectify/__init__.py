@@ -122,7 +122,7 @@ def localize(
     """
     import rectify.jobs as jobs
 
-    inputs = jobs.Inputs(subject=subject, pairs=pairs, holdout=None, calibration=calibration, images=scan)
+    inputs = jobs.Inputs(subject=subject, pairs=pairs, holdout=None, calibration=calibration, data=None, images=scan)
     wanted = None if scan is None else jobs.Scan(scan, layer)
     report: dict[str, Any] = jobs.run_localize(
         inputs, jobs.Options(**options), trial=trial, scan=wanted, progress=_Silence()

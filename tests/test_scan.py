@@ -94,7 +94,7 @@ def test_the_page_and_the_markdown_have_the_sheet(said: Said, folder: Path) -> N
     [
         (("--scan", "trian"), "did you mean train"),
         (("--scan", "empty"), "holds no images"),
-        (("--scan", "train", "--layer", "layer3.1.conv9"), "did you mean layer3.1.conv"),
+        (("--scan", "train", "--scan-layer", "layer3.1.conv9"), "did you mean layer3.1.conv"),
     ],
     ids=["no folder", "no images", "no layer"],
 )
@@ -106,7 +106,16 @@ def test_a_mistake_is_one_line(folder: Path, words: tuple[str, ...], told: str) 
 
 
 def test_without_calibration_images_none_is_called_suspicious(folder: Path) -> None:
-    argv = [*BASE, *pair_flags("cifar10-patch"), "--scan", "train/2", "--layer", "layer3.1.conv2", "--format", "json"]
+    argv = [
+        *BASE,
+        *pair_flags("cifar10-patch"),
+        "--scan",
+        "train/2",
+        "--scan-layer",
+        "layer3.1.conv2",
+        "--format",
+        "json",
+    ]
     found = run_here(argv, folder)
     assert found.code == 0, found.err
     scan = found.report["scan"]

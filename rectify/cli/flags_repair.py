@@ -22,7 +22,6 @@ SCAN = (
         values.path,
         "PATH",
         many=True,
-        key="localize.scan",
     ),
     flag(
         "scan_layer",
@@ -30,8 +29,6 @@ SCAN = (
         "The layer whose keys --scan looks at; auto: the first of the ranking.",
         metavar="auto|NAME",
         default="auto",
-        spellings=("--layer",),
-        key="localize.layer",
     ),
 )
 EDIT = (

@@ -48,4 +48,4 @@ def _check(settings: Settings) -> None:
     if settings["scan"] and not any(settings[name] for name in ("pairs", "clean", "poisoned")):
         raise UsageError("--scan looks for the fault of a pair: give --clean a.png --poisoned b.png, or --pairs DIR")
     if settings.typed("scan_layer") and not settings["scan"]:
-        raise UsageError("--layer says where --scan looks: add --scan DIR; all layers are ranked anyway")
+        raise UsageError("--scan-layer says where --scan looks: add --scan DIR; all layers are ranked anyway")

@@ -53,7 +53,9 @@ def check_layer(sites: Sequence[Site], name: str) -> None:
         return
     size = site_named(list(sites), name).layer.key_size
     if size > LARGEST_KEY:
-        raise UsageError(f"--layer {name}: its keys have {size} entries, more than {LARGEST_KEY}; name another layer")
+        raise UsageError(
+            f"--scan-layer {name}: its keys have {size} entries, more than {LARGEST_KEY}; name another layer"
+        )
 
 
 def run_scan(
@@ -65,7 +67,9 @@ def run_scan(
     else:
         best = next((score.site for score in found.scores if score.candidate), None)
         if best is None:
-            raise Inconclusive("no layer is a candidate for an edit, so --scan has no keys to look at; name a --layer")
+            raise Inconclusive(
+                "no layer is a candidate for an edit, so --scan has no keys to look at; name a --scan-layer"
+            )
         site = best
     detector = fit_detector(scene.network, site, case, options.batch_size)
     rows, suspects = _rank(scan.images, detector, scene, options, progress)
@@ -155,6 +159,6 @@ def _notes(detector: Detector) -> list[str]:
     if detector.separation is not None and detector.separation < WEAK:
         return [
             f"the keys of {detector.site.name} hardly tell images with the fault from clean ones (AUROC "
-            f"{detector.separation:.2f} on calibration images): try another --layer"
+            f"{detector.separation:.2f} on calibration images): try another --scan-layer"
         ]
     return []

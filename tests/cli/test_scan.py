@@ -10,7 +10,9 @@ from .conftest import PAIR
 
 
 def test_a_scan_is_asked_for_with_its_images_and_layer(rectify_, library) -> None:
-    said = rectify_("localize", "model.pt", *PAIR, "--scan", "train", "--scan", "b.png", "--layer", "layer2.0.conv1")
+    said = rectify_(
+        "localize", "model.pt", *PAIR, "--scan", "train", "--scan", "b.png", "--scan-layer", "layer2.0.conv1"
+    )
     assert said.code == 0, said.err
     scan = library.asked["scan"]
     assert scan.images == [Path("train"), Path("b.png")] and scan.layer == "layer2.0.conv1"
@@ -18,7 +20,7 @@ def test_a_scan_is_asked_for_with_its_images_and_layer(rectify_, library) -> Non
 
 
 def test_a_settings_file_can_name_the_folder(rectify_, library, tmp_path: Path) -> None:
-    (tmp_path / "rectify.yaml").write_text("localize: {scan: train, layer: fc}\nedit: {layer: conv1}\n")
+    (tmp_path / "rectify.yaml").write_text("localize: {scan: train, scan_layer: fc}\nedit: {layer: conv1}\n")
     assert rectify_("localize", "model.pt", *PAIR).code == 0
     scan = library.asked["scan"]
     assert [path.name for path in scan.images] == ["train"] and scan.layer == "fc"
@@ -29,7 +31,7 @@ def test_a_settings_file_can_name_the_folder(rectify_, library, tmp_path: Path) 
     ("words", "told"),
     [
         (("--scan", "train"), "give --clean a.png --poisoned b.png"),
-        ((*PAIR, "--layer", "fc"), "add --scan DIR"),
+        ((*PAIR, "--scan-layer", "fc"), "add --scan DIR"),
     ],
     ids=["no pair", "no scan"],
 )
