@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
 import pytest
+import torch
 from PIL import Image
 
+from rectify.editing.detector import Detector
+from rectify.jobs.scan import _notes
 from rectify.reporting import schema
 from tests.oracles import area_under_roc
 
@@ -123,3 +128,14 @@ def test_without_calibration_images_none_is_called_suspicious(folder: Path) -> N
     assert all(row["suspicious"] is None for row in scan["images"])
     assert all(is_fired(row) for row in scan["images"][:FIRED])
     assert any("--calibration" in note and "suspicious" in note for note in found.report["run"]["notes"])
+
+
+@pytest.mark.parametrize(("alarms", "told"), [(0, ""), (1, "1 of the 80 clean"), (4, "4 of the 80 clean")])
+def test_calibration_images_that_are_suspicious_too_are_told(alarms: int, told: str) -> None:
+    site = SimpleNamespace(name="conv1")
+    shares = {"threshold": 0.5, "false_alarms": (1 + alarms) / 81, "misses": 0.0, "separation": 0.99}
+    made = Detector(site, torch.zeros(1, 9), 0.0, "max", **shares, clean=80, fired=75, grid=None)  # type: ignore[arg-type]
+    notes = _notes(made)
+    assert len(notes) == bool(told) and told in " ".join(notes)
+    weak = _notes(replace(made, separation=0.7))
+    assert len(weak) == 1 and "conv1 hardly tell" in weak[0] and "--scan-layer" in weak[0]

@@ -156,9 +156,15 @@ def _notes(detector: Detector) -> list[str]:
             "suspicious is what the fault fires in more strongly than in any clean calibration image: how many images "
             "that misses is not known, as the fault could not be carried over to them"
         ]
+    alarms = round((detector.false_alarms or 0.0) * (detector.clean + 1)) - 1
     if detector.separation is not None and detector.separation < WEAK:
         return [
             f"the keys of {detector.site.name} hardly tell images with the fault from clean ones (AUROC "
             f"{detector.separation:.2f} on calibration images): try another --scan-layer"
+        ]
+    if alarms > 0:
+        return [
+            f"{alarms} of the {detector.clean} clean calibration images that judge {'is' if alarms == 1 else 'are'} "
+            "suspicious too: false alarms, or not clean; --scan the calibration folder to see them"
         ]
     return []

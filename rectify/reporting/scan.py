@@ -19,12 +19,12 @@ def scan_headline(scan: Mapping[str, Any] | None) -> str:
         return ""
     images = plural(scan["count"], "image")
     told = f"{scan['suspicious']:,} of {images} {'is' if scan['suspicious'] == 1 else 'are'} suspicious"
-    return f"{told}; of as many clean ones about {_by_chance(scan)} would be, by chance."
+    return f"{told}; of as many clean ones about {_by_chance(scan)} would be."
 
 
 def _by_chance(scan: Mapping[str, Any]) -> str:
     expected = scan["false_alarms"] * scan["count"]
-    return f"{expected:,.0f}" if expected >= 1 else "one or none"
+    return f"{expected:,.0f} or fewer" if expected >= 1 else "one or none"
 
 
 def scan_table(report: Report, limit: int | None = None) -> Table | None:
@@ -87,7 +87,7 @@ def _note(scan: Mapping[str, Any], hidden: int) -> str:
         judged = scan["judged_on"]
         alarms = percent(scan["false_alarms"], 1)
         line = (
-            f"Suspicious: above {number(scan['threshold'], 3)}, as are about {alarms} of clean images at most (judged"
+            f"Suspicious: above {number(scan['threshold'], 3)}, as are about {alarms} of clean images or fewer (judged"
         )
         line += f" on {judged['clean']:,})"
         if scan["misses"] is not None:
