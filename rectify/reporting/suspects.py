@@ -25,6 +25,7 @@ WIDTH, HEIGHT, HEAD, FOOT = 2.75, 1.72, 0.5, 0.32  # inches of a cell, and above
 SIDE = 1.25  # inches of an image
 LETTERS = 46  # of a caption
 SAYS = "Orange to red: the fault fires there as in the images that have it; no colour: as in clean images, or less."
+NO_MAP = "The keys of this layer are of the whole image: there is no map."
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,8 @@ def suspects_picture(suspects: Sequence[SuspectPicture], path: Path, *, title: s
     _write(figure, title, 0.08, 0.25, size=11, weight="bold")
     for place, one in enumerate(shown):
         _cell(figure, one, (place % across) * WIDTH + 0.08, HEAD + (place // across) * HEIGHT, limit)
-    if any(one.heat is not None for one in shown):
-        _write(figure, SAYS, 0.08, figure.get_size_inches()[1] - 0.14, size=7)
+    foot = SAYS if any(one.heat is not None for one in shown) else NO_MAP
+    _write(figure, foot, 0.08, figure.get_size_inches()[1] - 0.14, size=7)
     save(figure, path)
 
 
