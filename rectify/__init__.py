@@ -106,10 +106,13 @@ def localize(
     *,
     calibration: ImageSet | None = None,
     trial: bool = False,
+    scan: ImageSet | None = None,
+    layer: str = "auto",
     **options: Any,
 ) -> dict[str, Any]:
     """Rank every editable layer by editability; without a pair, a data-free triage.
 
+    The images of ``scan`` are ranked by how strongly the fault fires in them, by the keys of ``layer``.
     ``options`` are the fields of `rectify.jobs.Options`: ``fault``, ``batch_size``, ``seed``, ``gates``, …
 
     Raises
@@ -119,8 +122,11 @@ def localize(
     """
     import rectify.jobs as jobs
 
-    inputs = jobs.Inputs(subject=subject, pairs=pairs, holdout=None, calibration=calibration, data=None)
-    report: dict[str, Any] = jobs.run_localize(inputs, jobs.Options(**options), trial=trial, progress=_Silence())
+    inputs = jobs.Inputs(subject=subject, pairs=pairs, holdout=None, calibration=calibration, data=None, images=scan)
+    wanted = None if scan is None else jobs.Scan(scan, layer)
+    report: dict[str, Any] = jobs.run_localize(
+        inputs, jobs.Options(**options), trial=trial, scan=wanted, progress=_Silence()
+    )
     return report
 
 

@@ -241,3 +241,18 @@ def warp(image: Tensor, field: Tensor) -> Tensor:
         for x in range(image.shape[2]):
             result[:, y, x] = sample(image, y + float(field[y, x, 1]), x + float(field[y, x, 0]))
     return result
+
+
+# ---------------------------------------------------------------- the detector
+
+
+def fault_direction(clean: Sequence[Tensor], corrupted: Sequence[Tensor], moment: Tensor) -> Tensor:
+    """``C^-1 k*`` by an explicit inverse: k* is the mean of the corrupted keys less that of the clean ones."""
+    star = torch.stack([key.double() for key in corrupted]).mean(0) - torch.stack([k.double() for k in clean]).mean(0)
+    return torch.linalg.inv(moment.double()) @ star
+
+
+def area_under_roc(positive: Sequence[float], negative: Sequence[float]) -> float:
+    """Share of all pairs in which the positive scores higher, ties counted half."""
+    won = sum(1.0 if p > n else 0.5 if p == n else 0.0 for p in positive for n in negative)
+    return won / (len(positive) * len(negative))

@@ -14,6 +14,23 @@ TRIAL = (
         "Try an edit of every candidate layer, however long it takes [default: as many as a minute affords].",
     ),
 )
+SCAN = (
+    flag(
+        "scan",
+        "Localize",
+        "Folder of images, or image, to rank by how strongly the fault fires in them; repeatable.",
+        values.path,
+        "PATH",
+        many=True,
+    ),
+    flag(
+        "scan_layer",
+        "Localize",
+        "The layer whose keys --scan looks at; auto: the first of the ranking.",
+        metavar="auto|NAME",
+        default="auto",
+    ),
+)
 EDIT = (
     flag(
         "out",

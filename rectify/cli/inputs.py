@@ -30,6 +30,7 @@ def gather(settings: Settings, terminal: Terminal) -> Inputs:
     model = check_model(settings)
     subject = open_model(model, settings, terminal)
     pairs = _pairs(settings, subject)
+    named = settings.get("image") or settings.get("scan")
     holdout, calibration, data = (settings.get(name) for name in ("holdout", "calibration", "data"))
     inputs = Inputs(
         subject=subject,
@@ -37,7 +38,7 @@ def gather(settings: Settings, terminal: Terminal) -> Inputs:
         holdout=None if holdout is None else _pairs_of(holdout, subject),
         calibration=None if calibration is None else read_folder(calibration, subject.preprocess),
         data=None if data is None else read_labelled(data, subject.preprocess, subject.num_classes),
-        images=read_images(settings["image"], subject.preprocess) if settings.get("image") else None,
+        images=read_images(named, subject.preprocess) if named else None,
     )
     for name in ("pairs", "holdout", "calibration", "data", "images"):
         found = getattr(inputs, name)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from rectify.cli.flags import PANELS, Flag
 from rectify.cli.flags_explain import AGAINST, EXPLAIN, METHOD, METRIC, REFERENCE
-from rectify.cli.flags_repair import EDIT, TRIAL
+from rectify.cli.flags_repair import EDIT, SCAN, TRIAL
 from rectify.cli.flags_shared import (
     BASELINE,
     CALIBRATION,
@@ -48,6 +48,7 @@ LOCALIZE_FLAGS = (
     *CALIBRATION,
     *PREPROCESS,
     *TRIAL,
+    *SCAN,
     MIN_EDITABILITY,
     EXIT_ZERO,
     *OUTPUT,

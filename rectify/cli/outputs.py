@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from rectify.errors import UsageError
 
 if TYPE_CHECKING:
     from rectify.files.architectures import Subject
-    from rectify.jobs import Inputs
+    from rectify.jobs import Inputs, Suspect
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Result:
     report: dict[str, Any]
     inputs: Inputs
     before: Subject | None = None  # the model before the edit, where there was one to compare with
+    suspects: Sequence[Suspect] = ()  # the most suspicious of the images that were scanned
 
 
 def out_path(settings: Settings) -> Path:

@@ -53,6 +53,7 @@ def draw(result: Result, folder: Path, terminal: Terminal) -> Pictures:
     """
     pictures: Pictures = _explanations(result, terminal)
     sketches: list[tuple[str, str, Callable[[Result, Path], bool]]] = [
+        ("The most suspicious images, and where the fault fires in them", "suspects", _suspects),
         ("The layers, by editability", "layers", _layers),
         ("The pairs before and after", "pairs", _repair),
         ("The course of the training", "history", _history),
@@ -90,6 +91,26 @@ def _layers(result: Result, path: Path) -> bool:
     if not (result.report.get("localize") or {}).get("layers"):
         return False
     layers_plot(result.report, path)
+    return True
+
+
+def _suspects(result: Result, path: Path) -> bool:
+    from rectify.reporting.suspects import SuspectPicture, suspects_picture
+    from rectify.reporting.words import number, percent
+
+    if not result.suspects:
+        return False
+    preprocess = result.inputs.subject.preprocess
+    target, layer = result.report["scan"]["target"], result.report["scan"]["layer"]
+    drawn = []
+    for suspect in result.suspects:
+        row = suspect.row
+        hit = " (target)" if row["prediction"] == target else ""
+        told = f"class {row['prediction']}{hit} {percent(row['confidence'], 0)}"
+        lines = (Path(row["image"]).name, f"suspicion {number(row['suspicion'], 2)}, {told}")
+        heat = None if suspect.heat is None else suspect.heat.numpy()
+        drawn.append(SuspectPicture(_pixels(suspect.image, preprocess), heat, lines, bool(row["suspicious"])))
+    suspects_picture(drawn, path, title=f"The most suspicious images, by the keys of {layer}")
     return True
 
 

@@ -31,6 +31,23 @@ def average_ranks(x: Tensor) -> Tensor:
     return ranks.masked_fill(x.isnan().any(1, keepdim=True), torch.nan)
 
 
+def auroc(positive: Tensor, negative: Tensor) -> float:
+    """The chance that one of (n,) positives has a higher score than one of (m,) negatives, ties counted half.
+
+    The area under the ROC curve, by the rank sum of Mann and Whitney (Hanley and McNeil 1982).
+
+    Raises
+    ------
+    UsageError
+        If there is none of either.
+    """
+    n, m = len(positive), len(negative)
+    if not n or not m:
+        raise UsageError(f"an AUROC needs scores of both kinds, not of {n} and {m} images")
+    ranks = average_ranks(torch.cat((positive, negative)).unsqueeze(0))[0]
+    return (float(ranks[:n].sum()) - n * (n + 1) / 2) / (n * m)
+
+
 def pearson(a: Tensor, b: Tensor) -> Tensor:
     """Pearson's correlation of the rows of two (N, D), (N,) float64; 0 where a row is constant.
 

@@ -8,6 +8,7 @@ from rectify.jobs.edit import run_edit
 from rectify.jobs.evaluate import Quality, run_evaluate
 from rectify.jobs.explain import Explaining, run_explain
 from rectify.jobs.localize import run_localize
+from rectify.jobs.scan import Scan, Suspect
 from rectify.jobs.train import Trained, run_train
 
 __all__ = [
@@ -16,6 +17,8 @@ __all__ = [
     "Options",
     "Progress",
     "Quality",
+    "Scan",
+    "Suspect",
     "Trained",
     "run_edit",
     "run_evaluate",

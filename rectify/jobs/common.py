@@ -43,7 +43,7 @@ class Inputs:
     holdout: Pairs | None = None
     calibration: ImageSet | None = None
     data: ImageSet | None = None
-    images: ImageSet | None = None  # to explain
+    images: ImageSet | None = None  # to explain, or to scan
 
 
 @dataclass(frozen=True)

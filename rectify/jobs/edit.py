@@ -17,11 +17,9 @@ from rectify.editing.patch import compact, patch, read_delta
 from rectify.errors import Inconclusive, UsageError
 from rectify.evaluation.accuracy import softmax
 from rectify.files.checkpoint import check_target
-from rectify.files.words import did_you_mean
 from rectify.jobs.common import MOST_CALIBRATION, Inputs, Options, Progress, begin, finish
 from rectify.jobs.measuring import check_chance, fault_of, judge_holdout, measure
-from rectify.jobs.scene import open_scene, open_scene_case, score_layers, with_trials
-from rectify.model.trace import Site
+from rectify.jobs.scene import open_scene, open_scene_case, score_layers, site_named, with_trials
 from rectify.sections import (
     apply_section,
     describe,
@@ -135,7 +133,7 @@ def _find_edit(
     mode, layer, rank, refine = how
     scene = open_scene(inputs, options)
     report["pairs"] = pairs_section(inputs.pairs, scene.fault)
-    site = None if layer == "auto" else _site_named(scene.sites, layer)
+    site = None if layer == "auto" else site_named(scene.sites, layer)
     number = None if rank == "auto" else _rank(rank)
     found = score_layers(scene, options, progress)
     case = open_scene_case(scene, options)
@@ -155,16 +153,6 @@ def _find_edit(
     notes += done.notes
     report["edit"] = edit_section(done, mode)
     return scene.fault, [compact(edit) for edit in done.edits]
-
-
-def _site_named(sites: list[Site], name: str) -> Site:
-    by_name = {site.name: site for site in sites}
-    if name not in by_name:
-        raise UsageError(
-            f"no editable layer {name!r}: {did_you_mean(name, list(by_name))} "
-            f"(rectify localize lists all {len(by_name)})"
-        )
-    return by_name[name]
 
 
 def _rank(text: str) -> int:

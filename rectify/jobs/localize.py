@@ -6,24 +6,29 @@ import time
 from typing import Any
 
 from rectify.editing import rectify as repair
-from rectify.errors import Inconclusive
+from rectify.errors import Inconclusive, UsageError
 from rectify.jobs.common import Inputs, Options, Progress, begin, finish
 from rectify.jobs.measuring import measure
+from rectify.jobs.scan import Scan, check_layer, run_scan
 from rectify.jobs.scene import open_scene, open_scene_case, score_layers, with_trials
 from rectify.sections import localize_section, pairs_section, triage_section
 
 
-def run_localize(inputs: Inputs, options: Options, *, trial: bool = False, progress: Progress) -> dict[str, Any]:
+def run_localize(
+    inputs: Inputs, options: Options, *, trial: bool = False, scan: Scan | None = None, progress: Progress
+) -> dict[str, Any]:
     """Rank every editable layer; without a pair, the data-free triage.
 
     The score makes the shortlist and a trial edit of each layer on it the order: all layers with ``trial``, else as
-    many as a minute or so affords.
+    many as a minute or so affords. With ``scan`` its images are ranked too, by how strongly the fault fires in them.
 
     Raises
     ------
     RectifyError
         If it cannot be judged; an inconclusive outcome is a report.
     """
+    if scan is not None and inputs.pairs is None:
+        raise UsageError("--scan looks for the fault of a pair: give --clean a.png --poisoned b.png, or --pairs DIR")
     report, started = begin("localize", inputs, options), time.time()
     notes: list[str] = []
     if inputs.pairs is None:
@@ -35,6 +40,8 @@ def run_localize(inputs: Inputs, options: Options, *, trial: bool = False, progr
         return finish(report, options, started, inputs, notes)
     try:
         scene = open_scene(inputs, options)
+        if scan is not None:
+            check_layer(scene.sites, scan.layer)
         report["pairs"] = pairs_section(inputs.pairs, scene.fault)
         report["metrics"]["before"] = measure(scene.network, inputs, options, scene.fault.target).to_dict()
         found = score_layers(scene, options, progress)
@@ -47,6 +54,9 @@ def run_localize(inputs: Inputs, options: Options, *, trial: bool = False, progr
             notes.append("too large to try an edit of each layer in a minute: ranked by score alone; --trial tries all")
         notes += scene.fault.notes
         report["localize"] = localize_section(found, scene.fault.target)
+        if scan is not None:
+            report["scan"], more = run_scan(scan, scene, case, found, options, progress)
+            notes += more
     except Inconclusive as reason:
         return finish(report, options, started, inputs, notes, inconclusive=str(reason))
     return finish(report, options, started, inputs, notes)

@@ -10,9 +10,10 @@ from rectify.editing import rectify as repair
 from rectify.editing.casebook import Case, open_case, variations
 from rectify.editing.fault import Fault, diagnose
 from rectify.editing.localize import Localization, is_candidate, localize
-from rectify.errors import Inconclusive
+from rectify.errors import Inconclusive, UsageError
 from rectify.evaluation.accuracy import softmax
 from rectify.files.architectures import Subject
+from rectify.files.words import did_you_mean
 from rectify.jobs.common import MOST_CALIBRATION, Inputs, Options, Progress
 from rectify.jobs.moments import recall_kept
 from rectify.model.trace import Site, survey
@@ -56,6 +57,23 @@ def open_scene(inputs: Inputs, options: Options) -> Scene:
     if not any(is_candidate(site) for site in sites):
         raise Inconclusive("the model has no layer that can be edited: no plain Conv2d or Linear computes W k + b")
     return Scene(subject, clean, corrupted, fault, calibration, (low.to(device), high.to(device)), sites)
+
+
+def site_named(sites: list[Site], name: str) -> Site:
+    """The layer that the user names.
+
+    Raises
+    ------
+    UsageError
+        If no editable layer has this name.
+    """
+    by_name = {site.name: site for site in sites}
+    if name not in by_name:
+        raise UsageError(
+            f"no editable layer {name!r}: {did_you_mean(name, list(by_name))} "
+            f"(rectify localize lists all {len(by_name)})"
+        )
+    return by_name[name]
 
 
 def open_scene_case(scene: Scene, options: Options) -> Case:

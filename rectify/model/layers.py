@@ -82,6 +82,29 @@ class Layer:
         columns = F.unfold(padded, conv.kernel_size, dilation=conv.dilation, stride=conv.stride)
         return columns.reshape(images, self.groups, self.key_size, -1)
 
+    def similarity(self, direction: Tensor, inputs: Tensor, images: int) -> Tensor:
+        """``<u, k>`` of a direction with every key, summed over the groups, without cutting the keys out.
+
+        Parameters
+        ----------
+        direction
+            u, (G, d).
+        inputs, images
+            As for `keys`.
+
+        Returns
+        -------
+        Tensor
+            (N, P).
+        """
+        direction = direction.to(inputs)
+        if isinstance(self.module, nn.Linear):
+            return (inputs @ direction[0]).reshape(images, -1)
+        # the inner product with every patch is a convolution; this is the one that Conv2d itself calls
+        filters = direction.reshape(self.groups, *self.module.weight.shape[1:])
+        found: Tensor = nn.Conv2d._conv_forward(self.module, inputs, filters, None)
+        return found.sum(1).reshape(images, -1)
+
     def values(self, outputs: Tensor, images: int) -> Tensor:
         """Arrange the layer's output as values, (N, G, o, P)."""
         if isinstance(self.module, nn.Linear):

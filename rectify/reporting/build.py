@@ -32,6 +32,7 @@ def empty_report(command: str) -> dict[str, Any]:
         "data": None,
         "holdout_pairs": None,
         "localize": None,
+        "scan": None,
         "edit": None,
         "metrics": {"before": None, "after": None, "holdout": {"before": None, "after": None}},
         "explanations": None,

@@ -9,6 +9,12 @@ from typing import Any
 from rectify.reporting.verdict import Gate, Report, decide, measured
 from rectify.reporting.words import count, number, percent, plural, printable, share_of_change, short, size
 
+_SETS = (
+    ("holdout_pairs", "holdout", "pair"),
+    ("calibration", "calibration", "image"),
+    ("data", "data", "image"),
+    ("scan", "scanned", "image"),
+)
 MODELS = {"model": "before", "compare": "after"}  # the model explained and the one that it is compared with
 CAST_WORTH_SAYING = 0.001  # what is lost in a cast to float32 is of no interest
 
@@ -45,7 +51,9 @@ def headline(report: Report) -> str:
     if report["verdict"] == "inconclusive":
         return ""
     if report["command"] == "localize":
-        return _first_layer(report.get("localize"))
+        from rectify.reporting.scan import scan_headline
+
+        return " ".join(filter(None, (_first_layer(report.get("localize")), scan_headline(report.get("scan")))))
     if report["command"] == "explain":
         return _explained(report)
     if report["command"] == "train":
@@ -150,8 +158,7 @@ def facts(report: Report) -> list[tuple[str, str]]:
         target = "" if pairs["target"] is None else f", target class {pairs['target']}"
         fault = f", fault {pairs['fault']}" if pairs["fault"] else ""
         lines.append(("pairs", f"{plural(pairs['count'], 'pair')}{fault}{target} · sha256 {short(pairs['sha256'])}"))
-    sets = (("holdout_pairs", "holdout", "pair"), ("calibration", "calibration", "image"), ("data", "data", "image"))
-    for key, name, noun in sets:
+    for key, name, noun in _SETS:
         if part := report.get(key):
             lines.append((name, f"{plural(part['count'], noun)} · sha256 {short(part['sha256'])}"))
     if report.get("train"):

@@ -72,7 +72,10 @@ def tables(report: Report, *, limit: int | None = None) -> list[Table]:
     if report["command"] == "train":  # fresh weights have no figures before: the one after is in the first table
         results = results if (report["metrics"] or {}).get("before") else []
     results = [train_table(report), history_table(report), *results]
-    order = [*layers, *results] if report["command"] == "localize" else [*results, *layers]
+    from rectify.reporting.scan import scan_table  # it imports Table
+
+    scanned = [scan_table(report, limit)]
+    order = [*scanned, *layers, *results] if report["command"] == "localize" else [*results, *layers]
     order = [*explained, *order] if report["command"] == "explain" else [*order, *explained]
     return [table for table in (gate_table(report), *order) if table is not None and table.rows]
 

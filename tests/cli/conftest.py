@@ -43,6 +43,13 @@ class FakeOptions:
 
 
 @dataclass(frozen=True)
+class Scan:
+    images: Any
+    layer: str = "auto"
+    show: Any = None
+
+
+@dataclass(frozen=True)
 class Explaining:
     methods: tuple[str, ...] = ()
     target: str = "auto"
@@ -81,7 +88,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeLibrary:
 
     fake = FakeLibrary()
     module = types.ModuleType("rectify.jobs")
-    module.Inputs, module.Options = FakeInputs, FakeOptions  # type: ignore[attr-defined]
+    module.Inputs, module.Options, module.Scan = FakeInputs, FakeOptions, Scan  # type: ignore[attr-defined]
     for command in ("localize", "edit", "explain", "evaluate"):
 
         def run(inputs: FakeInputs, options: FakeOptions, *, _command: str = command, **more: Any) -> dict[str, Any]:
@@ -105,7 +112,14 @@ def library(jobs: FakeLibrary, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         model = cli_inputs.check_model(settings)
         pairs, holdout, calibration, data = (settings.get(n) for n in ("pairs", "holdout", "calibration", "data"))
         typed = list(zip(settings["clean"], settings["poisoned"], strict=True))
-        return FakeInputs(model, pairs or typed or None, holdout, calibration, data, settings.get("image"))
+        return FakeInputs(
+            model,
+            pairs or typed or None,
+            holdout,
+            calibration,
+            data,
+            settings.get("image") or settings.get("scan") or None,
+        )
 
     def explaining(settings: Any, subject: Any, reference: Any) -> Explaining:
         return Explaining(tuple(settings["method"]), settings["target"], settings["score"])

@@ -334,6 +334,32 @@ def quality_report(methods: tuple[str, ...] = ("ig", "uni")) -> dict[str, Any]:
     return report
 
 
+def scanned(place: int, suspicion: float | None, **what: Any) -> dict[str, Any]:
+    """One image of a scan."""
+    made: dict[str, Any] = {
+        "image": f"train/{place % 3}/{place:05}.png", "suspicion": suspicion, "suspicious": (suspicion or 0) > 0.42,
+        "prediction": 3 if (suspicion or 0) > 0.42 else place % 10, "confidence": 0.9991 - 0.001 * place,
+        "peak": [26, 25],
+    }  # fmt: skip
+    return made | what
+
+
+def scan_report(amount: int = 40, *, threshold: float | None = 0.42) -> dict[str, Any]:
+    """``rectify localize --scan`` of a folder of which 15 images have the fault."""
+    report = localize_report(layers=resnet_layers()[:6])
+    images = [scanned(place, 1.2 - 0.03 * place if place < 15 else 0.2 - 0.01 * place) for place in range(amount)]
+    if threshold is None:
+        images = [row | {"suspicious": None, "peak": None} for row in images]
+    known = threshold is not None
+    report["scan"] = {
+        "layer": "layer1.1.conv2", "pooling": "max", "target": 3, "threshold": threshold,
+        "false_alarms": 1 / 81 if known else None, "misses": 0.0125 if known else None,
+        "separation": 0.9993 if known else None, "judged_on": {"clean": 80, "fired": 76 if known else 0},
+        "count": amount, "sha256": SHA, "suspicious": 15 if known else None, "images": images,
+    }  # fmt: skip
+    return report
+
+
 REPORTS: dict[str, Callable[[], dict[str, Any]]] = {
     "localize": localize_report,
     "edit": edit_report,
@@ -346,6 +372,8 @@ REPORTS: dict[str, Callable[[], dict[str, Any]]] = {
     "explain-pair": explain_pair_report,
     "explain-quality": quality_report,
     "explain-quality-one": lambda: quality_report(("ig",)),
+    "scan": scan_report,
+    "scan-without-calibration": lambda: scan_report(threshold=None),
     "many": lambda: localize_report(layers=many_layers()),
 }
 
