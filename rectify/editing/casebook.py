@@ -19,7 +19,6 @@ from rectify.editing.values import Teacher
 
 LEAST_TO_SPLIT = 40  # with fewer calibration images the judge sees those that the edit was solved on
 JUDGED = (1, 3)  # of every five calibration images these only judge
-WITNESS = 1  # and of these, this one alone where all others are needed
 BELIEVE = 0.3  # a guess must fire on this share of the calibration images; wrong ones were seen to fire on 0.12 or less
 NEAR_BEST = 0.05
 AS_OFTEN = 0.02  # two guesses of one name fire as often if their shares differ by no more
@@ -98,12 +97,12 @@ class Case:
         use = torch.isin(self.rows, reference)
         return Material(self.teacher, self.corrupted[use], self.rows[use], reference)
 
-    def bench(self, *, everything: bool = False, only: Tensor | None = None, without: Tensor | None = None) -> Bench:
-        """What an edit is judged on: the judge rows, everything, or ``only`` some, never the rows ``without``.
+    def bench(self, *, everything: bool = False, without: Tensor | None = None) -> Bench:
+        """What an edit is judged on: the judge rows or everything, never the rows ``without``.
 
         Their copies and the pairs' own images come with them.
         """
-        rows = self._calibration(everything, self.judge if only is None else only, without)
+        rows = self._calibration(everything, self.judge, without)
         rows = torch.cat([rows + self.images * copy for copy in range(self.copies + 1)])
         seen = torch.cat((rows, self._own()))
         use = torch.isin(self.rows, seen)
@@ -112,11 +111,6 @@ class Case:
         return Bench(
             self.teacher.clean[seen], self.opinion[seen], self.corrupted[use], place[self.rows[use]], self.fault.target
         )
-
-    def witnesses(self) -> Tensor:
-        """Rows of one in five calibration images: enough to tell whether something that saw the others did harm."""
-        rows = torch.arange(self.images, device=self.rows.device)
-        return rows[rows % 5 == WITNESS]
 
     def clean_images(self, without: Tensor | None) -> Tensor:
         """The calibration images but those, and the clean images of the pairs, (N, C, H, W)."""

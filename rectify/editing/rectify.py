@@ -181,8 +181,8 @@ def affordable_trials(case: Case, sites: Sequence[Site]) -> int:
 def dynamic(workshop: Workshop, scores: Sequence[LayerScore], rank: int | None, refine: bool = True) -> Repair:
     """Climb the ladder and keep the smallest rung that the judge finds nearly as good as the best.
 
-    That rung is then solved once more on all calibration images and their copies. If even so the repair is not whole,
-    the first layers are refined together instead, if the judge prefers what comes of it.
+    That rung is then solved once more on all calibration images and their copies. If it is far from whole, the first
+    layers are refined together instead, if the judge prefers what comes of it.
 
     Parameters
     ----------
@@ -201,13 +201,17 @@ def dynamic(workshop: Workshop, scores: Sequence[LayerScore], rank: int | None, 
     notes = []
     if suspects is not None:
         notes.append(f"{len(suspects)} calibration images act like corrupted ones and were left out")
-    student, steps = workshop.run(chosen.rung, case.material(everything=True, copies=case.copies, without=suspects))
-    done = Repair(tuple(s.edit for s in steps), tuple(steps), _final(case, student, suspects), chosen.rung.name, ())
+    done = None
     if refine and rank is None and case.carried and case.calibrated and is_worth_refining(chosen.judgement):
-        best = min(attempts, key=lambda a: a.judgement.loss).rung
-        done = _refine(workshop, scores, best, done, suspects)
+        best = min(attempts, key=lambda attempt: attempt.judgement.loss)
+        done, note = _refine(workshop, scores, best, suspects)
+        notes.append(note)
     elif not (is_whole(chosen.judgement) or is_good(chosen.judgement)):
         notes.append(f"the judge expects of this edit, chosen from {len(attempts)}: {tell(chosen.judgement)}")
+    if done is None:
+        student, steps = workshop.run(chosen.rung, case.material(everything=True, copies=case.copies, without=suspects))
+        judged = _final(case, student, suspects)
+        done = Repair(tuple(s.edit for s in steps), tuple(steps), judged, chosen.rung.name, ())
     return replace(done, steps=(*tried, *done.steps), notes=(*notes, *done.notes))
 
 
@@ -216,44 +220,36 @@ def _final(case: Case, student: nn.Module, suspects: Tensor | None) -> Judgement
 
 
 def _refine(
-    workshop: Workshop, scores: Sequence[LayerScore], best: Rung, done: Repair, suspects: Tensor | None
-) -> Repair:
-    """Refine the first layers; the repair that is done already stands if witnesses do not prefer what comes of it.
+    workshop: Workshop, scores: Sequence[LayerScore], best: _Attempt, suspects: Tensor | None
+) -> tuple[Repair | None, str]:
+    """Refine the first layers, and what to say of it; None if the judge does not prefer it to the best closed form.
 
-    A shorter refinement is the trial: neither it nor the best rung that it is held against sees the witnesses, so
-    their verdict on both is fair. Once they prefer it, the whole refinement is made with them: on few images each of
-    them counts.
+    A shorter refinement is the trial: like the attempt that it is held against it sees none of the images that judge,
+    so that the verdict on both is fair. Once it is preferred, the whole refinement is made with those images too: of
+    few each counts.
     """
     case, network = workshop.case, workshop.network
     sites = tuple(s.site for s in scores if s.candidate)
     steps = affordable_steps(network, sites, case.teacher.clean[:1])
     if not steps:
-        return replace(done, notes=("too large to be refined on this device: the closed form stands",))
-    witnesses = case.witnesses()
-    unseen = witnesses if suspects is None else torch.cat((witnesses, suspects)).unique()
-    jury = case.bench(only=witnesses, without=suspects)
-    closed, _ = workshop.run(best, case.material(everything=True, copies=case.copies, without=unseen))
-    trial = _moved(workshop, sites, unseen, max(LEAST_STEPS, steps // 2))
-    before, after = jury.judge(closed), jury.judge(trial)
-    if after.loss >= before.loss:
-        return _rolled_back(done, after)
+        return None, "too large to be refined on this device: the closed form stands"
+    unseen = case.judge if suspects is None else torch.cat((case.judge, suspects)).unique()
+    jury = case.bench(without=suspects)
+    before = jury.judge(best.student)
+    trial = jury.judge(_moved(workshop, sites, unseen, max(LEAST_STEPS, steps // 2)))
+    refused = "a refinement of the first layers together was no better and was rolled back: "
+    if trial.loss >= before.loss:
+        return None, refused + tell(trial)
     moved = _moved(workshop, sites, suspects, steps)
     whole = jury.judge(moved)
     if whole.loss >= before.loss:  # the longer descent has diverged
-        return _rolled_back(done, whole)
+        return None, refused + tell(whole)
     moving = early(sites)
     name = f"first {len(moving)} of {len(sites)} layers, refined together in {steps} steps"
     edits = difference(moved, network, moving)
-    tried = [replace(step, kept=False, reason=f"not as good as: {name}") for step in done.steps]
     kept = _joint_steps(workshop, edits, moved, name)
-    note = f"the judge expects of a refinement: {tell(after)}; of the closed form: {tell(before)}"
-    return Repair(tuple(edits), (*tried, *kept), _final(case, moved, suspects), name, (note,))
-
-
-def _rolled_back(done: Repair, verdict: Judgement) -> Repair:
-    """The repair that stands, with what the witnesses made of the refinement."""
-    note = f"a refinement of the first layers together was no better and was rolled back: {tell(verdict)}"
-    return replace(done, notes=(note,))
+    note = f"the judge expects of a refinement: {tell(trial)}; of the best closed form: {tell(before)}"
+    return Repair(tuple(edits), tuple(kept), _final(case, moved, suspects), name, ()), note
 
 
 def _moved(workshop: Workshop, sites: Sequence[Site], without: Tensor | None, steps: int) -> nn.Module:

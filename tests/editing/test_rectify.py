@@ -123,19 +123,26 @@ def test_no_step_of_the_dynamic_repair_is_of_higher_rank_than_asked_for(rank: in
         assert step.edit.rank == min(rank, *step.edit.delta().shape[1:])
 
 
+@pytest.mark.parametrize("refine", [False, True])
 def test_images_with_the_trigger_among_the_calibration_images_do_not_spoil_the_repair(
-    monkeypatch: pytest.MonkeyPatch,
+    refine: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop, scores = workshop(1, 60, dirty=6)
     asked: list[Tensor | None] = []
-    plain = Case.material
+    solved_on, moved_on = Case.material, Case.clean_images
 
-    def spy(case: Case, *, without: Tensor | None = None, **options: bool) -> Material:
+    def material(case: Case, *, without: Tensor | None = None, **options: bool) -> Material:
         asked.append(without)
-        return plain(case, without=without, **options)
+        return solved_on(case, without=without, **options)
 
-    monkeypatch.setattr(Case, "material", spy)
-    repair = dynamic(shop, scores, None)
+    def clean_images(case: Case, without: Tensor | None) -> Tensor:
+        asked.append(without)
+        return moved_on(case, without)
+
+    monkeypatch.setattr(Case, "material", material)
+    monkeypatch.setattr(Case, "clean_images", clean_images)
+    repair = dynamic(shop, scores, None, refine)
+    assert ("refined together" in repair.policy) == refine
     assert any(note.startswith("6 calibration images act like corrupted ones") for note in repair.notes)
     assert asked[-1] is not None and set(range(6)) <= set(asked[-1].tolist())  # and they are left out indeed
     student, fresh = edited(shop.network, repair), pictures(200, 9)

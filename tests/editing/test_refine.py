@@ -277,7 +277,9 @@ def test_a_refinement_that_does_harm_is_rolled_back(monkeypatch: pytest.MonkeyPa
     assert float((probabilities(student, stamp(pictures(200, 9))).argmax(1) == TARGET).float().mean()) < 0.1
 
 
-def test_the_trial_never_sees_the_witnesses_and_the_whole_refinement_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_trial_never_sees_the_images_that_judge_and_the_whole_refinement_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     shop, scores = workshop()
     monkeypatch.setattr(repair, "is_worth_refining", lambda judgement: True)
     monkeypatch.setattr(repair, "apply", lambda network, edit: None)  # closed forms that do nothing
@@ -292,7 +294,7 @@ def test_the_trial_never_sees_the_witnesses_and_the_whole_refinement_does(monkey
     monkeypatch.setattr(repair, "refined", spy)
     found = repair.dynamic(shop, scores, None)
     case = shop.case
-    held_back = case.teacher.clean[case.witnesses()]
+    held_back = case.teacher.clean[case.judge]
 
     def among(images: Tensor) -> int:
         return sum(bool((one == images).flatten(1).all(1).any()) for one in held_back)
