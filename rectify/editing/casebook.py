@@ -238,9 +238,13 @@ def _one_a_name(trials: list[Trial]) -> list[Trial]:
 
 
 def believe(trials: list[Trial]) -> list[Trial]:
-    """The trials that fire nearly as often as the best does, if that is often enough."""
+    """The trials that fire nearly as often as the best does, if that is often enough; of them the clear ones, if any.
+
+    A clear one explains the pair by what nothing else does; others that fire as well are near it, and not it.
+    """
     best = max((trial.fires for trial in trials), default=0.0)
-    return [trial for trial in trials if trial.fires >= max(BELIEVE, best - NEAR_BEST)]
+    found = [trial for trial in trials if trial.fires >= max(BELIEVE, best - NEAR_BEST)]
+    return [trial for trial in found if trial.guess.clear] or found
 
 
 def _spread(believed: list[Trial], rounds: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:

@@ -1,9 +1,9 @@
 """What was done to the clean image? Guess it from the pair, and try the guess on other images.
 
-One pair shows a corruption once. If it can be put onto other clean images, one pair becomes many. Four guesses cover
-the triggers and cues of the literature: a difference that is added, pixels that are pasted, a picture that is blended
-in, and a smooth warp. A guess is believed only if it *fires*: the network under repair must fall for it on
-calibration images as it fell for the pair.
+One pair shows a corruption once. If it can be put onto other clean images, one pair becomes many. Five guesses cover
+the triggers and cues of the literature: a difference that is added, the same in stripes, pixels that are pasted, a
+picture that is blended in, and a smooth warp. A guess is believed only if it *fires*: the network under repair must
+fall for it on calibration images as it fell for the pair.
 
 A pair need not be perfect. JPEG blurs a pasted mark and changes all other pixels a little, so what counts as changed is
 tried at several thresholds, and the mark as one clean colour too; two crops that are off by a pixel or two are aligned.
@@ -12,7 +12,7 @@ tried at several thresholds, and the mark as one clean colour too; two crops tha
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,13 @@ _MARK_AT_MOST = 0.25  # nor does a mark amid noise cover more than this;
 _MARK_STANDS_OUT = 16  # and its mean squared change is at least so many times that of the rest
 _HOT = 0.75  # of the largest change: pixels that show the mark's colour at its purest
 _SNAP = 0.25  # of the range: a mark's colour that is so near to 0 or 1 is taken to have been 0 or 1
+_CLIPPED = 1.5 / 255  # of the range: a pixel so near to black or white was clipped, or may have been
+_FREE_SHOW = 0.1  # of the difference, at least, must lie in pixels free of that
+_STRIPES_LEAVE = 0.05  # of the difference there, at most, if stripes are what it is
+_ROOM = 0.3  # of the range, that a pixel must have to tell a blend's share
+_NEARLY_ALL = 0.998  # of the pixels must bear a blend's share out
+_AGREE = 0.6  # of one estimate of a blend's share is the least that the other may be
+_WARP_LEAVES = 0.02  # of the difference, at most, if a warp is all that was done
 REACH = 2  # pixels by which two crops of one picture may be apart
 
 
@@ -35,12 +42,14 @@ class Corruption:
     """A guess of what turned clean into corrupted: maps images (N, C, H, W) to corrupted images of the same shape.
 
     ``misfit`` orders guesses of one name: the share of the pair's difference that it leaves unexplained, or, where it
-    explains all, that it needs.
+    explains all, that it needs. ``clear``: the pair shows a trait that only this kind of corruption leaves, so that
+    others that fire as well need not be believed.
     """
 
     name: str
     apply: Callable[[Tensor], Tensor]
     misfit: float = 0.0
+    clear: bool = False
 
 
 def guesses(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> list[Corruption]:
@@ -59,8 +68,8 @@ def guesses(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> list[Corruption
             needed = _share(corrupted - seen, corrupted - clean)
             found += [_added(seen, corrupted, bounds, needed), *_pasted(clean, seen, corrupted, bounds)]
             found.append(_blended(seen, corrupted, bounds, needed))
-    found += [_warped(clean, corrupted, grid, smooth) for grid in WARP_GRIDS for smooth in SMOOTHNESS]
-    return [guess for guess in found if guess is not None]
+            found += [_striped(seen, corrupted, bounds, axis) for axis in (2, 3)]
+    return [guess for guess in found if guess is not None] + _warps(clean, corrupted)
 
 
 def aligned(clean: Tensor, corrupted: Tensor) -> Tensor | None:
@@ -98,6 +107,26 @@ def _clamp(x: Tensor, bounds: Bounds) -> Tensor:
 def _added(clean: Tensor, corrupted: Tensor, bounds: Bounds, needed: float) -> Corruption:
     difference = corrupted - clean
     return Corruption("added", lambda x: _clamp(x + difference, bounds), needed)
+
+
+def _striped(clean: Tensor, corrupted: Tensor, bounds: Bounds, along: int) -> Corruption | None:
+    """A difference that is the same all along an axis, as of waves that run across the image.
+
+    It is read off the pixels that are neither black nor white afterwards: the others hide how far they were moved, so
+    that what was added to them is less than what is added where there is room.
+    """
+    low, high = (bound.to(clean).reshape(1, -1, 1, 1) for bound in bounds)
+    margin = _CLIPPED * (high - low)
+    free = (corrupted > low + margin) & (corrupted < high - margin)
+    difference = corrupted - clean
+    shown = difference.where(free, torch.nan)
+    pattern = shown.nanmedian(dim=along, keepdim=True).values.nan_to_num(0.0).expand_as(difference)
+    if _share(difference[free], difference) < _FREE_SHOW:
+        return None
+    left = _share((difference - pattern)[free], difference[free])
+    if left > _STRIPES_LEAVE:
+        return None
+    return Corruption("striped", lambda x: _clamp(x + pattern, bounds), left, clear=True)
 
 
 def _pasted(clean: Tensor, seen: Tensor, corrupted: Tensor, bounds: Bounds) -> list[Corruption]:
@@ -144,23 +173,54 @@ def _colour(image: Tensor, where: Tensor, bounds: Bounds) -> Tensor:
 def _blended(clean: Tensor, corrupted: Tensor, bounds: Bounds, needed: float) -> Corruption | None:
     """``corrupted = (1 - α) clean + α picture``.
 
-    If the picture is independent of the clean image, the difference ``α (picture - clean)`` regresses on the clean
-    image with slope -α.
+    Two estimates of α. The difference ``α (picture - clean)`` regresses on the clean image with slope -α, if the
+    picture is independent of it; of both the gradients are taken, in which two pictures hardly ever correlate. And as
+    no picture is darker than black or lighter than white, α is at least ``(clean - corrupted) / clean`` and
+    ``(corrupted - clean) / (1 - clean)`` everywhere: where the picture has black or white pixels, just that. If the two
+    agree, nothing else was done: no pattern that is merely added has both.
     """
-    difference = (corrupted - clean).flatten(2)
-    centred = clean.flatten(2) - clean.flatten(2).mean(2, keepdim=True)
-    alpha = float(-(difference * centred).sum() / centred.square().sum().clamp_min(1e-12))
-    if not 0.02 < alpha < 0.95:
+    slope = _slope(clean, corrupted - clean)
+    if not 0.02 < slope < 0.95:
         return None
+    least = _least_share(clean, corrupted, bounds)
+    agree = _AGREE * slope < least < slope / _AGREE
+    alpha = least if agree else slope
     picture = _clamp(clean + (corrupted - clean) / alpha, bounds)
-    return Corruption("blended", lambda x: (1 - alpha) * x + alpha * picture, needed)
+    return Corruption("blended", lambda x: (1 - alpha) * x + alpha * picture, needed, clear=agree)
 
 
-def _warped(clean: Tensor, corrupted: Tensor, grid: int, smoothness: float) -> Corruption | None:
-    """A smooth displacement field, found by registering the clean image to the corrupted one."""
-    height, width = clean.shape[2:]
-    if min(height, width) < grid:
-        return None
+def _slope(clean: Tensor, difference: Tensor) -> float:
+    """Of the difference's gradients on the clean image's, with the sign turned."""
+    along, across = ([image.diff(dim=axis).flatten() for image in (clean, difference)] for axis in (2, 3))
+    x, d = (torch.cat(parts) for parts in zip(along, across, strict=True))
+    return float(-(x * d).sum() / x.square().sum().clamp_min(1e-12))
+
+
+def _least_share(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> float:
+    """The least α with which a picture between the bounds was blended in; of a few pixels it need not hold."""
+    low, high = (bound.to(clean).reshape(1, -1, 1, 1) for bound in bounds)
+    x, y = ((image - low) / (high - low) for image in (clean, corrupted))
+    # Where there is little room a step of 1/255 would weigh too much.
+    darker = ((x - y) / x).where(x > _ROOM, 0.0)
+    lighter = ((y - x) / (1 - x)).where(1 - x > _ROOM, 0.0)
+    values = torch.maximum(darker, lighter).flatten()
+    return float(values.kthvalue(max(1, round(_NEARLY_ALL * len(values)))).values)
+
+
+def _warps(clean: Tensor, corrupted: Tensor) -> list[Corruption]:
+    """Smooth displacement fields, found by registering the clean image to the corrupted one.
+
+    Of the coarsest grid that explains the pair the best is clear: finer ones explain it too, and know less of what one
+    picture does not show.
+    """
+    grids = [grid for grid in WARP_GRIDS if min(clean.shape[2:]) >= grid]
+    found = [[_warped(clean, corrupted, grid, smooth) for smooth in SMOOTHNESS] for grid in grids]
+    best = [min(alike, key=lambda guess: guess.misfit) for alike in found]
+    clear = next((guess for guess in best if guess.misfit < _WARP_LEAVES), None)
+    return [replace(guess, clear=guess is clear) for alike in found for guess in alike]
+
+
+def _warped(clean: Tensor, corrupted: Tensor, grid: int, smoothness: float) -> Corruption:
     field = register(clean, corrupted, grid, smoothness=smoothness)
     left = _share(displace(clean, field) - corrupted, clean - corrupted)
     return Corruption(f"warped-{grid}", lambda x: displace(x, field), left)
