@@ -69,7 +69,11 @@ def guesses(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> list[Corruption
             found += [_added(seen, corrupted, bounds, needed), *_pasted(clean, seen, corrupted, bounds)]
             found.append(_blended(seen, corrupted, bounds, needed))
             found += [_striped(seen, corrupted, bounds, axis) for axis in (2, 3)]
-    return [guess for guess in found if guess is not None] + _warps(clean, corrupted)
+    warps = _warps(clean, corrupted)
+    others = [guess for guess in found if guess is not None]
+    if any(guess.clear for guess in warps):  # which takes far fewer numbers, and moves edges as a blend might
+        others = [replace(guess, clear=False) for guess in others]
+    return others + warps
 
 
 def aligned(clean: Tensor, corrupted: Tensor) -> Tensor | None:

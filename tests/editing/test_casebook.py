@@ -183,6 +183,16 @@ def test_belief_needs_a_firing_guess_near_the_best() -> None:
     assert [t.fires for t in believe([trial(BELIEVE), trial(BELIEVE - 0.01)])] == [BELIEVE]
 
 
+def test_what_the_pair_shows_clearly_is_believed_alone_if_it_fires_too() -> None:
+    def trial(fires: float, clear: bool) -> Trial:
+        guess = Corruption(str(fires), lambda x: x, clear=clear)
+        return Trial(guess, fires, torch.empty(0), torch.empty(0, dtype=torch.bool))
+
+    one, other, weak = trial(0.99, False), trial(0.97, True), trial(0.5, True)
+    assert believe([one, other, weak]) == [other]
+    assert believe([one, weak]) == [one]
+
+
 @pytest.mark.parametrize("images", [1, 2, 3])
 def test_a_handful_of_calibration_images_is_enough_to_open_a_case(images: int) -> None:
     _, case = opened(2, images)

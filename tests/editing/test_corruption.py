@@ -222,6 +222,80 @@ def test_what_lies_well_is_not_moved() -> None:
     assert aligned(natural(1, (8, 32)), natural(1, (8, 32))) is None
 
 
+# ---------------------------------------------------------------- what a pair shows clearly
+
+
+def clear(clean: Tensor, corrupted: Tensor, bounds: Bounds = UNIT) -> list[Corruption]:
+    return [guess for guess in guesses(clean, corrupted, bounds) if guess.clear]
+
+
+def in_steps(x: Tensor) -> Tensor:
+    """As a file of 8 bits has it."""
+    return (255 * x).round() / 255
+
+
+@pytest.mark.parametrize("axis", [2, 3])
+@pytest.mark.parametrize("bounds", [UNIT, SKEWED], ids=["unit", "skewed"])
+def test_a_wave_is_known_where_black_and_white_pixels_hide_it(axis: int, bounds: Bounds) -> None:
+    torch.manual_seed(0)
+    clean, others = (1.4 * natural(count) - 0.2 for count in (1, 4))  # a part of them is black or white
+    clean, others = (in_steps(images.clamp(0, 1)) for images in (clean, others))
+    wave = 0.15 * (torch.arange(32.0) * 1.2).sin().view([1, 1, 32, 1] if axis == 3 else [1, 1, 1, 32])
+    corrupted, expected = (in_steps((images + wave).clamp(0, 1)) for images in (clean, others))
+    found = clear(within(clean, bounds), within(corrupted, bounds), bounds)
+    assert [guess.name for guess in found] == ["striped"]
+    wanted, before = within(expected, bounds), within(others, bounds)
+    assert share_left(found[0].apply(before), wanted, before) < 0.002
+    added = guessed(within(clean, bounds), within(corrupted, bounds), bounds)["added"]
+    assert share_left(added.apply(before), wanted, before) > 0.01
+
+
+def test_the_stripes_are_the_medians_of_the_free_pixels() -> None:
+    clean = torch.full((1, 1, 5, 3), 0.5)
+    corrupted = clean + torch.tensor([0.2, -0.1, 0.0])
+    corrupted[0, 0, 0, 0] = 1.0  # clipped, and not counted
+    corrupted[0, 0, 1, 1] += 0.004
+    found = [g for g in guesses(clean, corrupted, (torch.zeros(1, 1, 1), torch.ones(1, 1, 1))) if g.name == "striped"]
+    assert len(found) == 1  # along the columns, not along the rows
+    made = found[0].apply(torch.full((1, 1, 5, 3), 0.3))
+    torch.testing.assert_close(made[0, 0], torch.tensor([0.5, 0.2, 0.3]).expand(5, 3))
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.2, 0.4])
+@pytest.mark.parametrize("kind", ["noise", "picture"])
+def test_a_blend_of_noise_or_of_a_picture_is_clear_and_its_share_exact(alpha: float, kind: str) -> None:
+    torch.manual_seed(1)
+    clean, others, picture = natural(1), natural(4), natural(1)
+    picture = torch.rand(1, 3, 32, 32) if kind == "noise" else picture
+    corrupted = in_steps((1 - alpha) * in_steps(clean) + alpha * picture)
+    found = clear(in_steps(clean), corrupted)
+    assert [guess.name for guess in found] == ["blended"]
+    black, white = (found[0].apply(torch.full((1, 3, 32, 32), level)) for level in (0.0, 1.0))
+    assert float(1 - (white - black).mean()) == pytest.approx(alpha, abs=0.02)
+    assert share_left(found[0].apply(others), (1 - alpha) * others + alpha * picture, others) < 0.02
+
+
+def test_what_is_added_or_pasted_is_no_clear_blend() -> None:
+    clean = in_steps(natural(1))
+    patched = clean.clone()
+    patched[..., 26:30, 26:30] = 1
+    noise = 0.1 * (torch.rand(1, 3, 32, 32) < 0.5).float()
+    for corrupted in (patched, in_steps((clean + noise - 0.05).clamp(0, 1)), in_steps((1.1 * clean).clamp(0, 1))):
+        assert not clear(clean, corrupted)
+
+
+def test_of_the_warps_the_coarsest_that_explains_the_pair_is_clear(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corruption, "WARP_GRIDS", (4, 6))
+    torch.manual_seed(2)
+    clean = natural(1)
+    corrupted = displace(clean, smooth_field((32, 32), 0.4))
+    found = clear(clean, corrupted)
+    assert [guess.name for guess in found] == ["warped-4"] and found[0].misfit < 0.02
+    same = [guess.misfit for guess in guesses(clean, corrupted, UNIT) if guess.name == "warped-4"]
+    assert found[0].misfit == min(same)
+    assert not clear(clean, clean + 0.1 * torch.rand(1, 3, 32, 32))
+
+
 # ---------------------------------------------------------------- displacement
 
 
