@@ -150,13 +150,17 @@ def read_images(paths: Sequence[Path], preprocess: Preprocess) -> ImageSet:
     Raises
     ------
     ImageError
-        If there is no such file, or a folder holds no image.
+        If there is no such file, a file that is named is no image, or a folder holds none.
     """
     found: list[Path] = []
     for path in paths:
         found += read_folder(path, preprocess).paths if os.path.isdir(path) else (path,)
     unique = tuple(dict.fromkeys(found))
-    return ImageSet(unique, None, None, preprocess, _digest(unique, None))
+    images = ImageSet(unique, None, None, preprocess, _digest(unique, None))
+    for path in paths:
+        if not os.path.isdir(path):
+            read_image(path, preprocess)  # what is none is told now, and not after minutes of other work
+    return images
 
 
 def read_mask(path: Path, preprocess: Preprocess) -> Tensor:

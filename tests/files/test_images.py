@@ -16,7 +16,7 @@ import torch
 from PIL import Image, ImageOps
 
 from rectify.errors import ImageError, RectifyError, UsageError
-from rectify.files.images import ImageSet, read_folder, read_image, read_labelled, read_pairs
+from rectify.files.images import ImageSet, read_folder, read_image, read_images, read_labelled, read_pairs
 from rectify.files.preprocess import Preprocess
 
 Write = Callable[..., Path]
@@ -437,3 +437,11 @@ def test_names_with_control_characters(tmp_path: Path) -> None:
     with open(os.fsencode(tmp_path) + b"/\xff.png", "wb") as file:
         file.write(b"x")
     assert refused(lambda: read_folder(tmp_path, PLAIN).stack())
+
+
+def test_a_named_file_that_is_no_image_is_told_before_any_is_asked_for(picture: Write, tmp_path: Path) -> None:
+    good = picture("a.png")
+    (tmp_path / "list.txt").write_text("a.png\n")
+    assert len(read_images([good], PLAIN)) == 1
+    with pytest.raises(ImageError, match=r"list.txt"):
+        read_images([good, tmp_path / "list.txt"], PLAIN)
