@@ -33,6 +33,7 @@ _STRIPES_LEAVE = 0.05  # of the difference there, at most, if stripes are what i
 _ROOM = 0.3  # of the range, that a pixel must have to tell a blend's share
 _NEARLY_ALL = 0.998  # of the pixels must bear a blend's share out
 _AGREE = 0.6  # of one estimate of a blend's share is the least that the other may be
+_MOST_SHARE = 0.7  # of the image, that a blend replaces; what looks like more is something else
 _WARP_LEAVES = 0.02  # of the difference, at most, if a warp is all that was done
 REACH = 2  # pixels by which two crops of one picture may be apart
 
@@ -62,18 +63,24 @@ def guesses(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> list[Corruption
     bounds
         The normalised values of pixel 0 and pixel 1, each (C, 1, 1).
     """
-    found: list[Corruption | None] = []
-    for seen in (clean, aligned(clean, corrupted)):
-        if seen is not None:
-            needed = _share(corrupted - seen, corrupted - clean)
-            found += [_added(seen, corrupted, bounds, needed), *_pasted(clean, seen, corrupted, bounds)]
-            found.append(_blended(seen, corrupted, bounds, needed))
-            found += [_striped(seen, corrupted, bounds, axis) for axis in (2, 3)]
+    moved = aligned(clean, corrupted)
+    others = _on_place(clean, clean, corrupted, bounds)
+    if moved is not None:  # a picture that is off its place shows nothing clearly
+        others = [replace(guess, clear=False) for guess in others] + _on_place(clean, moved, corrupted, bounds)
     warps = _warps(clean, corrupted)
-    others = [guess for guess in found if guess is not None]
     if any(guess.clear for guess in warps):  # which takes far fewer numbers, and moves edges as a blend might
         others = [replace(guess, clear=False) for guess in others]
     return others + warps
+
+
+def _on_place(clean: Tensor, seen: Tensor, corrupted: Tensor, bounds: Bounds) -> list[Corruption]:
+    """The guesses that compare pixel by pixel, with ``seen``: the clean image, as it is or moved."""
+    needed = _share(corrupted - seen, corrupted - clean)
+    found: list[Corruption | None] = [_added(seen, corrupted, bounds, needed)]
+    found += _pasted(clean, seen, corrupted, bounds)
+    found.append(_blended(seen, corrupted, bounds, needed))
+    found += [_striped(seen, corrupted, bounds, axis) for axis in (2, 3)]
+    return [guess for guess in found if guess is not None]
 
 
 def aligned(clean: Tensor, corrupted: Tensor) -> Tensor | None:
@@ -87,11 +94,18 @@ def aligned(clean: Tensor, corrupted: Tensor) -> Tensor | None:
     padded = F.pad(clean, (REACH,) * 4, mode="replicate")
     moves = [(down, right) for down in range(2 * REACH + 1) for right in range(2 * REACH + 1)]
     moved = [padded[..., down : down + height, right : right + width] for down, right in moves]
-    inner = (..., slice(REACH, height - REACH), slice(REACH, width - REACH))  # what no move fills up
+    inner = _inner(clean)
     scores = [_correlation(image[inner], corrupted[inner]) for image in moved]
     best = max(range(len(moves)), key=scores.__getitem__)
     here = moves.index((REACH, REACH))
     return moved[best].contiguous() if scores[best] > scores[here] else None
+
+
+def _inner(image: Tensor) -> tuple[slice, ...]:
+    """What no move within reach fills up, of (1, C, H, W); all of a small image."""
+    cut = REACH if min(image.shape[2:]) > 4 * REACH else 0
+    sides = (slice(cut, size - cut) for size in image.shape[2:])
+    return (slice(None), slice(None), *sides)
 
 
 def _correlation(one: Tensor, other: Tensor) -> float:
@@ -183,11 +197,12 @@ def _blended(clean: Tensor, corrupted: Tensor, bounds: Bounds, needed: float) ->
     ``(corrupted - clean) / (1 - clean)`` everywhere: where the picture has black or white pixels, just that. If the two
     agree, nothing else was done: no pattern that is merely added has both.
     """
-    slope = _slope(clean, corrupted - clean)
+    inner = _inner(clean)  # at the edge of a picture that was moved into place nothing is known
+    slope = _slope(clean[inner], (corrupted - clean)[inner])
     if not 0.02 < slope < 0.95:
         return None
-    least = _least_share(clean, corrupted, bounds)
-    agree = _AGREE * slope < least < slope / _AGREE
+    least = _least_share(clean[inner], corrupted[inner], bounds)
+    agree = _AGREE * slope < least < min(slope / _AGREE, _MOST_SHARE)
     alpha = least if agree else slope
     picture = _clamp(clean + (corrupted - clean) / alpha, bounds)
     return Corruption("blended", lambda x: (1 - alpha) * x + alpha * picture, needed, clear=agree)

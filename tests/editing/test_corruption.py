@@ -365,3 +365,14 @@ def test_a_flat_clean_image_does_not_crash(level: float) -> None:
     expected[:, :, 2:5, 2:5] = 0.8
     assert torch.equal(found["pasted"].apply(other), expected)
     assert all(bool(torch.isfinite(guess.apply(other)).all()) for guess in found.values())
+
+
+def test_a_pair_that_is_off_its_place_shows_no_clear_blend() -> None:
+    torch.manual_seed(3)
+    clean = in_steps(natural(1))
+    corrupted = clean.roll(1, 3)
+    corrupted[..., 26:30, 26:30] = 1
+    assert not [guess for guess in clear(clean, corrupted) if guess.name == "blended"]
+    blend = in_steps(0.8 * clean.roll(1, 3) + 0.2 * torch.rand(1, 3, 32, 32))
+    found = clear(clean, blend)  # but it does once it is moved back
+    assert [guess.name for guess in found] == ["blended"]
