@@ -35,6 +35,7 @@ _NEARLY_ALL = 0.998  # of the pixels must bear a blend's share out
 _AGREE = 0.6  # of one estimate of a blend's share is the least that the other may be
 _MOST_SHARE = 0.7  # of the image, that a blend replaces; what looks like more is something else
 _WARP_LEAVES = 0.02  # of the difference, at most, if a warp is all that was done
+_MOVED_LEAVES = 0.5  # of the difference, at most, if most of it was that the crops are apart
 REACH = 2  # pixels by which two crops of one picture may be apart
 
 
@@ -65,8 +66,10 @@ def guesses(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> list[Corruption
     """
     moved = aligned(clean, corrupted)
     others = _on_place(clean, clean, corrupted, bounds)
-    if moved is not None:  # a picture that is off its place shows nothing clearly
-        others = [replace(guess, clear=False) for guess in others] + _on_place(clean, moved, corrupted, bounds)
+    if moved is not None:  # a picture that is off its place shows nothing clearly, or nothing at all
+        off = _share(corrupted - moved, corrupted - clean) < _MOVED_LEAVES
+        others = [] if off else [replace(guess, clear=False) for guess in others]
+        others += _on_place(clean, moved, corrupted, bounds)
     warps = _warps(clean, corrupted)
     if any(guess.clear for guess in warps):  # which takes far fewer numbers, and moves edges as a blend might
         others = [replace(guess, clear=False) for guess in others]
