@@ -12,8 +12,8 @@ student and t of the untouched network, at all depths: Hinton et al. 2015 and Ro
 student's input and the clean image as the teacher's.
 
 The first half alone moves: what is not taken out there can be taken out later only by layers that see few positions of
-an image, and learn a few hundred images by heart. Moving all layers cost a CIFAR-10 network three times the accuracy
-and kept less of the recovery (benchmarks/results/recovery-reading.md).
+an image, and learn a few hundred images by heart. Moving all layers cost a CIFAR-10 network nearly three times
+the accuracy and kept less of the recovery (benchmarks/results/refining.md).
 
 Steps are orthogonalised momentum (Muon, Jordan et al. 2024), taken in coordinates in which the layer's clean keys have
 the identity for a second moment: with ``C = L L^T`` the gradient G of a weight W becomes that of ``V = W L``, namely
@@ -50,7 +50,7 @@ BATCH = 64  # clean images a step; as many corrupted ones go with them
 RATE = 0.01  # of a step's norm to the weight's, in the metric of clean keys, at the beginning; 0.04 diverged on CIFAR
 MOMENTUM = 0.9
 WARM_UP = 10
-CLEAN = 2.0  # weight of clean images: on a Fashion-MNIST wave 0.3 points more accuracy for 0.1 less recovery
+CLEAN = 2.0  # weight of clean images; with 1 a CIFAR-10 blend kept 0.3 points less accuracy, and no more recovery
 FEATURES = 600.0  # weight of the activations' misfit beside the two divergences: nearly all
 LEAST_STEPS = 60  # fewer are not worth beginning
 WORK = {"cpu": 2.4e13, "cuda": 1.2e15}  # multiplications that a whole refinement may cost; its trial costs half
