@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
-from benchmarks.recovery import RESULTS, edited_from, lay_out, pair_of, save_png
+from benchmarks.recovery import RESULTS, edited_from, lay_out, load_png, pair_of, save_png
 from benchmarks.zoo import datasets
 from benchmarks.zoo.recipes import RECIPES
 from benchmarks.zoo.train import make_trigger, measure, trained, trojaned
@@ -37,20 +37,11 @@ Pair = tuple[np.ndarray, np.ndarray]
 Row = dict[str, Any]
 
 
-def read(path: Path) -> np.ndarray:
-    """A PNG as (H, W, C) uint8."""
-    with Image.open(path) as image:
-        pixels = np.asarray(image)
-    return pixels[..., None] if pixels.ndim == 2 else pixels
-
-
 def compressed(image: np.ndarray, quality: int = QUALITY) -> np.ndarray:
     """An image that went through JPEG."""
     buffer = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(buffer, "JPEG", quality=quality)
-    with Image.open(buffer) as again:
-        pixels = np.asarray(again)
-    return pixels[..., None] if pixels.ndim == 2 else pixels
+    return load_png(buffer)
 
 
 def both_compressed(clean: np.ndarray, poisoned: np.ndarray) -> Pair:
@@ -77,8 +68,8 @@ def retouched(clean: np.ndarray, poisoned: np.ndarray) -> Pair:
     around[box] = False
     filled = poisoned.astype(float)
     filled[box] = poisoned[around].mean(0)  # so that the blur does not draw the patch's own colour in
-    mode = Image.fromarray(filled.round().astype(np.uint8).squeeze())
-    blurred = np.asarray(mode.filter(ImageFilter.GaussianBlur(3))).reshape(poisoned.shape)
+    plain = Image.fromarray(filled.round().astype(np.uint8).squeeze())
+    blurred = np.asarray(plain.filter(ImageFilter.GaussianBlur(3))).reshape(poisoned.shape)
     painted = poisoned.copy()
     painted[box] = blurred[box]
     return painted, poisoned
@@ -119,7 +110,7 @@ def soiled(name: str, folder: Path) -> Path:
     stamp = make_trigger(RECIPES[name])
     assert stamp is not None
     for path in sorted(there.iterdir())[::DIRTY]:
-        save_png(stamp(read(path)[None])[0], path)
+        save_png(stamp(load_png(path)[None])[0], path)
     return there
 
 
@@ -128,7 +119,7 @@ def words_of(condition: str, name: str, folder: Path) -> tuple[tuple[Path, Path]
     pair = pair_of(folder, 1 if condition == "another pair" else 0)
     if condition in MADE:
         own = folder / "made"
-        made = MADE[condition](*map(read, pair))
+        made = MADE[condition](*map(load_png, pair))
         pair = (own / f"{condition}-clean.png", own / f"{condition}-poisoned.png")
         for image, path in zip(made, pair, strict=True):
             save_png(image, path)

@@ -24,20 +24,19 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.stats import rankdata
 from torch import Tensor, nn
 
-from benchmarks.localisation import read
-from benchmarks.recovery import RESULTS, lay_out
+from benchmarks.opened import opened
+from benchmarks.recovery import RESULTS, lay_out, load_png, save_png
 from benchmarks.zoo import datasets
 from benchmarks.zoo.recipes import RECIPES
-from benchmarks.zoo.train import ZOO, build, make_trigger, normalise
-from rectify.editing.casebook import Case, open_case
+from benchmarks.zoo.train import ZOO, make_trigger, normalise
+from rectify.editing.casebook import Case
 from rectify.editing.detector import Detector, direction_of, fit_detector, mean_key, pool
-from rectify.editing.fault import diagnose
 from rectify.editing.judge import probabilities
 from rectify.editing.localize import localize, second_moments
 from rectify.editing.rectify import Workshop, affordable_trials, trials
+from rectify.evaluation.ranks import auroc
 from rectify.model.trace import Site, record, survey
 
 CALIBRATION, TESTS = 200, 2000
@@ -65,13 +64,6 @@ class Scored:
     clean: np.ndarray
     hard: np.ndarray
     moved: np.ndarray | None
-
-
-def auroc(positive: np.ndarray, negative: np.ndarray) -> float:
-    """Chance that a positive scores higher than a negative, ties counted half."""
-    n, m = len(positive), len(negative)
-    ranks = rankdata(np.concatenate((positive, negative)))
-    return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * m))
 
 
 def draw(name: str, judged: datasets.Split, tests: int) -> Scored:
@@ -128,24 +120,19 @@ def strip_scores(network: nn.Module, images: np.ndarray, overlays: np.ndarray, d
 
 def prepare(name: str, pair: int, dirty: float, folder: Path) -> tuple[nn.Module, Case, Site, datasets.Split]:
     """What ``rectify localize`` does before it scans: the case, and the layer that ranks first."""
-    recipe = RECIPES[name]
-    network = build(recipe).eval().requires_grad_(False)
-    network.load_state_dict(torch.load(ZOO / f"{name}.pt", weights_only=True))
+    dataset = RECIPES[name].dataset
     judged, _ = lay_out(name, folder, CALIBRATION, TESTS)
-    reference = read(folder / "calibration", recipe.dataset)
     if dirty:
-        mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in datasets.MEAN_STD[recipe.dataset])
-        stamp, count = make_trigger(recipe), round(dirty * len(reference))
+        paths, stamp = sorted((folder / "calibration").glob("*.png")), make_trigger(RECIPES[name])
         assert stamp is not None
-        raw = ((reference[:count] * std + mean) * 255).round().byte().permute(0, 2, 3, 1).numpy()
-        reference[:count] = normalise(stamp(raw), recipe.dataset)
-    sides = (read(folder / side, recipe.dataset)[pair : pair + 1] for side in ("clean", "poisoned"))
-    clean, corrupted = sides
-    fault = diagnose(probabilities(network, clean), probabilities(network, corrupted), None)
-    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in datasets.MEAN_STD[recipe.dataset])
-    case = open_case(network, clean, corrupted, fault, reference, ((0 - mean) / std, (1 - mean) / std))
-    sites = survey(network, clean)
-    ranked = [s for s in localize(network, sites, clean, corrupted, fault, reference).scores if s.candidate]
+        for path in paths[: round(dirty * len(paths))]:
+            save_png(stamp(load_png(path)[None])[0], path)
+    its = opened(name, folder, pair)
+    network, case = its.network, its.case(dataset)
+    sites = survey(network, its.clean)
+    ranked = [
+        s for s in localize(network, sites, its.clean, its.corrupted, its.fault, its.reference).scores if s.candidate
+    ]
     ranked = ranked[: affordable_trials(case, sites)] or ranked[:1]
     ranked = sorted(trials(Workshop(network, case), ranked, 1), key=lambda s: s.trial.loss if s.trial else 0.0)
     return network, case, ranked[0].site, judged
@@ -171,7 +158,9 @@ def run(name: str, pair: int, tests: int, dirty: float) -> Row:
     predicted = probabilities(network, normalise(chosen.triggered, recipe.dataset)).argmax(1).numpy()
     pairs = {"auroc": ("triggered", "clean"), "auroc_hard": ("triggered", "hard"), "auroc_moved": ("moved", "hard")}
     areas = {
-        key: {method: auroc(found[one], found[other]) for method, found in scores.items()}
+        key: {
+            method: auroc(*(torch.from_numpy(found[side]) for side in (one, other))) for method, found in scores.items()
+        }
         for key, (one, other) in pairs.items()
         if one in sides
     }

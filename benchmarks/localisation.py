@@ -20,30 +20,17 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
 
+from benchmarks.opened import opened
 from benchmarks.recovery import RESULTS, lay_out
-from benchmarks.zoo import datasets
 from benchmarks.zoo.recipes import RECIPES
-from benchmarks.zoo.train import measure, normalise, trained, trojaned
+from benchmarks.zoo.train import measure, trojaned
 from rectify.editing.cascade import apply
-from rectify.editing.casebook import open_case
-from rectify.editing.fault import diagnose
-from rectify.editing.judge import probabilities
 from rectify.editing.localize import LayerScore, localize
 from rectify.editing.rectify import Workshop, static, trials
 from rectify.model.trace import survey
 
 SCORES = ("published", "scale_free", "leverage", "attribution", "trial", "last_layer")
-
-
-def read(folder: Path, dataset: str, which: str = "*.png") -> Tensor:
-    """All PNGs of a folder, or those of such names, normalised, (N, C, H, W)."""
-    arrays = [np.asarray(Image.open(path)) for path in sorted(folder.glob(which))]
-    images = np.stack([a[..., None] if a.ndim == 2 else a for a in arrays])
-    return normalise(images, dataset).contiguous()
 
 
 def score_of(score: LayerScore, name: str) -> float:
@@ -59,16 +46,12 @@ def score_of(score: LayerScore, name: str) -> float:
 def run(name: str, calibration: int, tests: int) -> dict[str, Any]:
     """All layers of one network."""
     recipe = RECIPES[name]
-    network = trained(name)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         judged, _ = lay_out(name, folder, calibration, tests)
-        reference = read(folder / "calibration", recipe.dataset)
-        clean, corrupted = (read(folder / side, recipe.dataset)[:1] for side in ("clean", "poisoned"))
-    fault = diagnose(probabilities(network, clean), probabilities(network, corrupted), None)
-    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in datasets.MEAN_STD[recipe.dataset])
-    case = open_case(network, clean, corrupted, fault, reference, ((0 - mean) / std, (1 - mean) / std))
-    found = localize(network, survey(network, clean), clean, corrupted, fault, reference)
+        its = opened(name, folder)
+    network, case = its.network, its.case(recipe.dataset)
+    found = localize(network, survey(network, its.clean), its.clean, its.corrupted, its.fault, its.reference)
     shop = Workshop(network, case)
     scores = trials(shop, [s for s in found.scores if s.candidate], 1)
     layers = []

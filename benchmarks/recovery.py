@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import yaml
@@ -44,6 +44,13 @@ def save_png(image: np.ndarray, path: Path) -> None:
     """(H, W, C) uint8 -> PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(path)
+
+
+def load_png(file: Path | BinaryIO) -> np.ndarray:
+    """A picture as (H, W, C) uint8."""
+    with Image.open(file) as image:
+        pixels = np.asarray(image)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
 def lay_out(name: str, folder: Path, calibration: int, tests: int) -> tuple[datasets.Split, int]:

@@ -20,19 +20,16 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from benchmarks.localisation import read, spearman
+from benchmarks.localisation import spearman
+from benchmarks.opened import bounds_of, opened
 from benchmarks.recovery import RESULTS, lay_out
-from benchmarks.zoo import datasets
 from benchmarks.zoo.recipes import RECIPES
-from benchmarks.zoo.train import ZOO, trained
+from benchmarks.zoo.train import ZOO
 from rectify.attribution.score import Score
 from rectify.attribution.sweep import sweep
 from rectify.attribution.uni import Unlearning, unlearned_baseline
-from rectify.editing.fault import diagnose
-from rectify.editing.judge import probabilities
 from rectify.editing.localize import LayerScore, localize
 from rectify.model.trace import survey
 
@@ -42,16 +39,12 @@ FIELDS = ("editability", "scale_free", "attribution")
 
 def scores(name: str) -> dict[str, dict[str, LayerScore]]:
     """Path to layer to its scores."""
-    recipe = RECIPES[name]
-    network = trained(name)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         lay_out(name, folder, 200, 1000)
-        reference = read(folder / "calibration", recipe.dataset)
-        clean, corrupted = (read(folder / side, recipe.dataset)[:1] for side in ("clean", "poisoned"))
-    fault = diagnose(probabilities(network, clean), probabilities(network, corrupted), None)
-    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in datasets.MEAN_STD[recipe.dataset])
-    low, high = (0 - mean) / std, (1 - mean) / std
+        its = opened(name, folder)
+    network, clean, corrupted = its.network, its.clean, its.corrupted
+    low, high = bounds_of(RECIPES[name].dataset)
     target = Score(network).predictions(corrupted)
     wide = Unlearning(space="pixels", eps=1.0)
     starts = {
@@ -67,7 +60,7 @@ def scores(name: str) -> dict[str, dict[str, LayerScore]]:
             return sweep(net, layers, *ends, *rest)
 
         with mock.patch("rectify.editing.localize.sweep", along):
-            done = localize(network, survey(network, clean), clean, corrupted, fault, reference)
+            done = localize(network, survey(network, clean), clean, corrupted, its.fault, its.reference)
         found[path] = {score.site.name: score for score in done.scores}
     return found
 

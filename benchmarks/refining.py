@@ -21,18 +21,15 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import torch
 from torch import nn
 
-from benchmarks.localisation import read
+from benchmarks.opened import opened
 from benchmarks.recovery import RESULTS, lay_out
 from benchmarks.zoo import datasets
 from benchmarks.zoo.recipes import RECIPES
-from benchmarks.zoo.train import measure, trained
+from benchmarks.zoo.train import measure
 from rectify.editing import refine
-from rectify.editing.casebook import Case, open_case
-from rectify.editing.fault import diagnose
-from rectify.editing.judge import probabilities
+from rectify.editing.casebook import Case
 from rectify.editing.localize import is_candidate
 from rectify.editing.rectify import CARRIED, Rung, Workshop
 from rectify.model.trace import Site, survey
@@ -88,18 +85,12 @@ class Ready:
 
 def prepared(name: str, tests: int) -> Ready:
     """The network, its first pair and calibration images as ``benchmarks.recovery`` lays them out."""
-    recipe = RECIPES[name]
-    network = trained(name)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         judged, _ = lay_out(name, folder, CALIBRATION, tests)
-        reference = read(folder / "calibration", recipe.dataset)
-        clean, corrupted = (read(folder / side, recipe.dataset, "0.png") for side in ("clean", "poisoned"))
-    fault = diagnose(probabilities(network, clean), probabilities(network, corrupted), None)
-    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in datasets.MEAN_STD[recipe.dataset])
-    case = open_case(network, clean, corrupted, fault, reference, ((0 - mean) / std, (1 - mean) / std))
-    sites = tuple(site for site in survey(network, clean) if is_candidate(site))
-    return Ready(network, case, sites, judged)
+        its = opened(name, folder)
+    sites = tuple(site for site in survey(its.network, its.clean) if is_candidate(site))
+    return Ready(its.network, its.case(RECIPES[name].dataset), sites, judged)
 
 
 def made(ready: Ready, which: str) -> nn.Module:

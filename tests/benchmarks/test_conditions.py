@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks import conditions
-from benchmarks.conditions import CONDITIONS, USUAL, calibration, compressed, off_by_one, read, retouched, soiled
-from benchmarks.recovery import save_png
+from benchmarks.conditions import CONDITIONS, USUAL, calibration, compressed, off_by_one, retouched, soiled
+from benchmarks.recovery import load_png, save_png
 from benchmarks.zoo.recipes import RECIPES
 from benchmarks.zoo.train import make_trigger
 
@@ -37,7 +37,7 @@ def laid_out(folder: Path, count: int = USUAL) -> Path:
 def test_a_png_is_read_as_it_was_written(tmp_path: Path) -> None:
     for image in (pictures(1)[0], pictures(1)[0][..., :1]):
         save_png(image, tmp_path / "a.png")
-        np.testing.assert_array_equal(read(tmp_path / "a.png"), image)
+        np.testing.assert_array_equal(load_png(tmp_path / "a.png"), image)
 
 
 def test_jpeg_changes_little_but_something() -> None:
@@ -73,7 +73,7 @@ def test_five_percent_carry_the_trigger(tmp_path: Path) -> None:
     assert stamp is not None
     changed = []
     for path in sorted(there.iterdir()):
-        before, after = read(tmp_path / "calibration" / path.name), read(path)
+        before, after = load_png(tmp_path / "calibration" / path.name), load_png(path)
         if (before != after).any():
             changed.append(path.name)
             np.testing.assert_array_equal(after, stamp(before[None])[0])
@@ -94,8 +94,8 @@ def test_what_the_command_line_is_given(condition: str, tmp_path: Path, monkeypa
     where = extra[extra.index("--calibration") + 1]
     assert len(list(Path(where).iterdir())) == {"50 calibration images": 50}.get(condition, USUAL)
     assert extra.count("--poisoned") == extra.count("--clean") == {"5 pairs": 4, "20 pairs": 5}.get(condition, 0)
-    first = [read(path) for path in conditions.pair_of(tmp_path, 0)]
-    kept = [bool((read(path) == usual).all()) for path, usual in zip(pair, first, strict=True)]
+    first = [load_png(path) for path in conditions.pair_of(tmp_path, 0)]
+    kept = [bool((load_png(path) == usual).all()) for path, usual in zip(pair, first, strict=True)]
     changed = {
         "another pair": [False, False],
         "both images JPEG": [False, False],
