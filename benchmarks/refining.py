@@ -51,9 +51,9 @@ class Variant:
 VARIANTS = {
     "as it is": Variant(),
     "another seed": Variant(plan={"seed": 1}),
-    "a third of the layers": Variant({"EARLY": 1 / 3}),
-    "two thirds of the layers": Variant({"EARLY": 2 / 3}),
-    "all layers": Variant({"EARLY": 1.0}),
+    "a third of the layers": Variant(plan={"share": 1 / 3}),
+    "two thirds of the layers": Variant(plan={"share": 2 / 3}),
+    "all layers": Variant(plan={"share": 1.0}),
     "clean images weigh as corrupted ones": Variant({"CLEAN": 1.0}),
     "clean images weigh four times": Variant({"CLEAN": 4.0}),
     "activations weigh 100": Variant({"FEATURES": 100.0}),

@@ -19,7 +19,16 @@ from rectify.editing.casebook import Case
 from rectify.editing.fault import gap
 from rectify.editing.judge import Judgement, probabilities
 from rectify.editing.localize import LayerScore, is_candidate
-from rectify.editing.refine import LEAST_STEPS, Plan, affordable_steps, difference, early, multiplications, refined
+from rectify.editing.refine import (
+    LEAST_STEPS,
+    SHARES,
+    Plan,
+    affordable_steps,
+    difference,
+    early,
+    multiplications,
+    refined,
+)
 from rectify.editing.values import bind
 from rectify.errors import Inconclusive
 from rectify.model.trace import Site
@@ -222,7 +231,7 @@ def _final(case: Case, student: nn.Module, suspects: Tensor | None) -> Judgement
 def _refine(
     workshop: Workshop, scores: Sequence[LayerScore], best: _Attempt, suspects: Tensor | None
 ) -> tuple[Repair | None, str]:
-    """Refine the first layers, and what to say of it; None if the judge does not prefer it to the best closed form.
+    """Refine the first layers, or all, and what to say of it; None if the judge prefers the best closed form.
 
     A shorter refinement is the trial: like the attempt that it is held against it sees none of the images that judge,
     so that the verdict on both is fair. Once it is preferred, the whole refinement is made with those images too: of
@@ -236,15 +245,18 @@ def _refine(
     unseen = case.judge if suspects is None else torch.cat((case.judge, suspects)).unique()
     jury = case.bench(without=suspects)
     before = jury.judge(best.student)
-    trial = jury.judge(_moved(workshop, sites, unseen, max(LEAST_STEPS, steps // 2)))
-    refused = "a refinement of the first layers together was no better and was rolled back: "
-    if trial.loss >= before.loss:
-        return None, refused + tell(trial)
-    moved = _moved(workshop, sites, suspects, steps)
+    for share in SHARES:
+        plan = Plan(steps=max(LEAST_STEPS, steps // 2), seed=workshop.seed, share=share)
+        trial = jury.judge(_moved(workshop, sites, unseen, plan))
+        if trial.loss < before.loss:
+            break
+    else:
+        return None, f"a refinement of layers together was no better and was rolled back: {tell(trial)}"
+    moved = _moved(workshop, sites, suspects, replace(plan, steps=steps))
     whole = jury.judge(moved)
     if whole.loss >= before.loss:  # the longer descent has diverged
-        return None, refused + tell(whole)
-    moving = early(sites)
+        return None, f"a refinement of layers together was no better and was rolled back: {tell(whole)}"
+    moving = early(sites, plan.share)
     name = f"first {len(moving)} of {len(sites)} layers, refined together in {steps} steps"
     edits = difference(moved, network, moving)
     kept = _joint_steps(workshop, edits, moved, name)
@@ -252,10 +264,10 @@ def _refine(
     return Repair(tuple(edits), tuple(kept), _final(case, moved, suspects), name, ()), note
 
 
-def _moved(workshop: Workshop, sites: Sequence[Site], without: Tensor | None, steps: int) -> nn.Module:
+def _moved(workshop: Workshop, sites: Sequence[Site], without: Tensor | None, plan: Plan) -> nn.Module:
     """What a refinement on the calibration images but those makes of the network."""
-    case, plan = workshop.case, Plan(steps=steps, seed=workshop.seed)
-    label = f"refinement in {steps} steps"
+    case = workshop.case
+    label = f"refinement in {plan.steps} steps"
     images = case.clean_images(without)
     return refined(workshop.network, sites, images, case.believed, plan, lambda n: workshop.advance(label))
 

@@ -13,7 +13,8 @@ student's input and the clean image as the teacher's.
 
 The first half alone moves: what is not taken out there can be taken out later only by layers that see few positions of
 an image, and learn a few hundred images by heart. Moving all layers cost a CIFAR-10 network nearly three times
-the accuracy and kept less of the recovery (benchmarks/results/refining.md).
+the accuracy and kept less of the recovery (benchmarks/results/refining.md). In a network of few layers the first half
+can be too little to take a fault out with: then all move.
 
 Steps are orthogonalised momentum (Muon, Jordan et al. 2024), taken in coordinates in which the layer's clean keys have
 the identity for a second moment: with ``C = L L^T`` the gradient G of a weight W becomes that of ``V = W L``, namely
@@ -44,7 +45,7 @@ from rectify.editing.values import bind
 from rectify.model.layers import Layer
 from rectify.model.trace import Site, readable, record
 
-EARLY = 0.5  # share of the layers that move
+SHARES = (0.5, 1.0)  # of the layers, from the front, that move: all only if the first half is not preferred
 STEPS = 400
 BATCH = 64  # clean images a step; as many corrupted ones go with them
 RATE = 0.01  # of a step's norm to the weight's, in the metric of clean keys, at the beginning; 0.04 diverged on CIFAR
@@ -59,18 +60,19 @@ _QUINTIC = (3.4445, -4.7750, 2.0315)  # coefficients of the Newton-Schulz iterat
 
 @dataclass(frozen=True)
 class Plan:
-    """How a refinement goes: steps, images a step, relative size of the first step, seed of images and mixtures."""
+    """How a refinement goes: steps, images a step, relative size of the first step, seed, share of layers that move."""
 
     steps: int = STEPS
     batch: int = BATCH
     rate: float = RATE
     seed: int = 0
+    share: float = SHARES[0]
 
 
-def early(sites: Sequence[Site]) -> tuple[Site, ...]:
-    """The first half of these layers, at least one, in forward order."""
+def early(sites: Sequence[Site], share: float) -> tuple[Site, ...]:
+    """The first of these layers, such a share of them but at least one, in forward order."""
     ordered = sorted(sites, key=lambda site: site.order)
-    return tuple(ordered[: max(1, round(EARLY * len(ordered)))])
+    return tuple(ordered[: max(1, round(share * len(ordered)))])
 
 
 def affordable_steps(network: nn.Module, sites: Sequence[Site], example: Tensor, batch: int = BATCH) -> int:
@@ -79,8 +81,7 @@ def affordable_steps(network: nn.Module, sites: Sequence[Site], example: Tensor,
     Counted, not timed, so that equal inputs give equal files. ``example`` is (1, C, H, W).
     """
     work = WORK.get(example.device.type, WORK["cpu"])
-    everywhere = 5 * multiplications(network, sites, example)  # teacher 1; student 2 forward, 2 backward
-    one = batch * max(everywhere + 2 * multiplications(network, early(sites), example), 1)  # and 2 for the weights
+    one = 7 * batch * max(multiplications(network, sites, example), 1)  # teacher 1; student 2 forward, 4 backward
     steps = min(STEPS, int(work / one))
     return steps if steps >= LEAST_STEPS else 0
 
@@ -117,7 +118,7 @@ def refined(
         What carries the fault over to them; they take turns.
     """
     student = copy.deepcopy(network).requires_grad_(False)
-    moving = early(sites)
+    moving = early(sites, plan.share)
     clean_moments = second_moments(network, moving, images)
     movers = [Mover(bind(student, site).layer, factor(clean_moments.pop(site.name)).lower) for site in moving]
     names = watched(sites)

@@ -18,13 +18,13 @@ from tests.editing.planted import pictures, planted, stamp
 
 
 def test_constants_are_changed_and_put_back() -> None:
-    usual = refine.EARLY, refine.CLEAN, refine.FEATURES, refine.Plan()
+    usual = refine.CLEAN, refine.FEATURES, refine.Plan()
     for name, variant in VARIANTS.items():
         with changed(variant) as plan:
-            found = refine.EARLY, refine.CLEAN, refine.FEATURES, plan
+            found = refine.CLEAN, refine.FEATURES, plan
             different = sum(one != other for one, other in zip(found, usual, strict=True))
             assert different == (0 if name == "as it is" else 1), name
-        assert (refine.EARLY, refine.CLEAN, refine.FEATURES, refine.Plan()) == usual
+        assert (refine.CLEAN, refine.FEATURES, refine.Plan()) == usual
 
 
 def moved(before: nn.Module, after: nn.Module) -> set[str]:

@@ -121,7 +121,7 @@ def test_steps_are_as_many_as_the_device_can_afford(monkeypatch: pytest.MonkeyPa
     network, x = planted(), pictures(1, 0)
     sites = survey(network, x)
     assert affordable_steps(network, sites, x) == module.STEPS
-    one = module.BATCH * (5 * multiplications(network, sites, x) + 2 * multiplications(network, sites[:2], x))
+    one = 7 * module.BATCH * multiplications(network, sites, x)
     for wanted, given in ((100, 100), (module.LEAST_STEPS, module.LEAST_STEPS), (module.LEAST_STEPS - 1, 0)):
         monkeypatch.setitem(module.WORK, "cpu", (wanted + 0.5) * one)
         assert affordable_steps(network, sites, x) == given
@@ -131,8 +131,8 @@ def test_the_first_half_moves_in_forward_order() -> None:
     resnet = fixtures.resnet18(4, width=2).eval()
     sites = [site for site in survey(resnet, torch.randn(1, 3, 8, 8)) if not site.is_shortcut]
     first = ["conv1", *(f"layer{stage}.{block}.conv{n}" for stage in (1, 2) for block in (0, 1) for n in (1, 2))]
-    assert [site.name for site in early(sites[::-1])] == first and len(sites) == 18
-    assert [len(early(sites[:count])) for count in (1, 2, 3, 4, 5, 6)] == [1, 1, 2, 2, 2, 3]
+    assert [site.name for site in early(sites[::-1], 0.5)] == first and len(sites) == 18
+    assert [len(early(sites[:count], 0.5)) for count in (1, 2, 3, 4, 5, 6)] == [1, 1, 2, 2, 2, 3]
 
 
 def test_only_the_first_of_the_layers_named_move_and_the_loss_falls() -> None:
@@ -197,8 +197,7 @@ def test_the_metric_is_that_of_the_keys_of_the_untouched_network_on_clean_images
             roots[layer.name] = root
 
     monkeypatch.setattr(module, "Mover", Spy)
-    monkeypatch.setattr(module, "EARLY", 1.0)
-    refined(teacher, survey(teacher, images[:1]), images, [SQUARE], Plan(steps=1))
+    refined(teacher, survey(teacher, images[:1]), images, [SQUARE], Plan(steps=1, share=1.0))
     conv1, conv2 = (teacher.get_submodule(name) for name in ("conv1", "conv2"))
     hidden = conv1(images).relu()
     pooled = nn.functional.adaptive_avg_pool2d(conv2(hidden).relu(), 4).flatten(1)
@@ -301,6 +300,23 @@ def test_the_trial_never_sees_the_images_that_judge_and_the_whole_refinement_doe
 
     assert [steps for steps, _ in seen] == [70, 140] and "refined together in 140 steps" in found.policy
     assert [among(images) for _, images in seen] == [0, len(held_back)]
+
+
+def test_where_the_first_half_is_too_little_all_layers_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    shop, scores = workshop()
+    monkeypatch.setattr(repair, "is_worth_refining", lambda judgement: True)
+    monkeypatch.setattr(repair, "apply", lambda network, edit: None)  # closed forms that do nothing
+    monkeypatch.setattr(module, "STEPS", 140)
+    asked: list[tuple[int, float]] = []
+
+    def useless_by_half(*given: Any) -> nn.Module:
+        plan = given[4]
+        asked.append((plan.steps, plan.share))
+        return refined(*given) if plan.share == 1 else copy.deepcopy(given[0])
+
+    monkeypatch.setattr(repair, "refined", useless_by_half)
+    found = repair.dynamic(shop, scores, None)
+    assert asked == [(70, 0.5), (70, 1.0), (140, 1.0)] and found.policy.startswith("first 3 of 3 layers, refined")
 
 
 def test_a_refinement_that_fails_only_when_it_is_made_whole_is_rolled_back(monkeypatch: pytest.MonkeyPatch) -> None:
