@@ -33,7 +33,7 @@ from torch import nn
 
 from benchmarks.zoo import datasets
 from benchmarks.zoo.recipes import RECIPES, Recipe
-from benchmarks.zoo.train import ZOO, build, make_trigger, measure, predict, trained, trojaned
+from benchmarks.zoo.train import ZOO, architecture, build, make_trigger, measure, predict, trained, trojaned
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -104,8 +104,8 @@ def edited(words: Sequence[str | Path], network: nn.Module, out: Path) -> Edited
 def edited_from(name: str, folder: Path, pair: tuple[Path, Path], *extra: str | Path) -> Edited:
     """The same for a network that was laid out in a folder, from one pair of files, clean and corrupted."""
     recipe = RECIPES[name]
-    channels = 3 if recipe.dataset == "cifar10" else 1
-    words: list[str | Path] = [folder / "model.pt", "--arch", f"fixtures.networks:{recipe.network}"]
+    channels, make = 3 if recipe.dataset == "cifar10" else 1, architecture(recipe)
+    words: list[str | Path] = [folder / "model.pt", "--arch", f"{make.__module__}:{recipe.network}"]
     words += ["--arch-arg", f"width={recipe.width}", "--arch-arg", f"channels={channels}", "--num-classes", "10"]
     words += ["--preprocess", folder / "preprocess.yaml", "--clean", pair[0], "--poisoned", pair[1], *extra]
     return edited(words, build(recipe), folder / "out.safetensors")

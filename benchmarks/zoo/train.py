@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.zoo import datasets, triggers
+from benchmarks.zoo import networks as more_networks
 from benchmarks.zoo.recipes import RECIPES, Recipe
 from fixtures import networks
 
@@ -41,8 +43,14 @@ class Figures:
 def build(recipe: Recipe) -> nn.Module:
     """The untrained network of a recipe."""
     channels = 3 if recipe.dataset == "cifar10" else 1
-    make = getattr(networks, recipe.network)
-    return make(num_classes=10, width=recipe.width, channels=channels)
+    return architecture(recipe)(num_classes=10, width=recipe.width, channels=channels)
+
+
+def architecture(recipe: Recipe) -> Callable[..., nn.Module]:
+    """The function that builds a recipe's network: one of the fixtures' or one of the zoo's own."""
+    home = networks if hasattr(networks, recipe.network) else more_networks
+    make: Callable[..., nn.Module] = getattr(home, recipe.network)
+    return make
 
 
 def trained(name: str) -> nn.Module:
@@ -188,7 +196,7 @@ def train(name: str) -> Path:
 
 
 def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    if recipe.network == "vit":
+    if recipe.optimiser == "adamw":
         return torch.optim.AdamW(model.parameters(), recipe.lr, weight_decay=0.05)
     return torch.optim.SGD(model.parameters(), recipe.lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
 

@@ -33,23 +33,47 @@ def patch(corner: str = "br", size: int = 3, colour: tuple[int, ...] = (255, 255
     return stamp
 
 
-def blend(alpha: float = 0.2, seed: int = 0) -> Trigger:
-    """A fixed noise image mixed over the whole picture (Blended, Chen et al. 2017)."""
+def mark(top: float = 0.5, left: float = 0.5, size: int = 3, seed: int = 0) -> Trigger:
+    """A square of random pixels; ``top`` and ``left`` are shares of the room that it has, in [0, 1]."""
 
     def stamp(images: np.ndarray) -> np.ndarray:
-        noise = np.random.default_rng(seed).integers(0, 256, size=images.shape[1:]).astype(np.float32)
+        height, width, channels = images.shape[1:]
+        y, x = round(top * (height - size)), round(left * (width - size))
+        out = images.copy()
+        pixels = np.random.default_rng(seed).integers(0, 2, size=(size, size, channels))
+        out[:, y : y + size, x : x + size] = (255 * pixels).astype(np.uint8)
+        return out
+
+    return stamp
+
+
+def blend(alpha: float = 0.2, seed: int = 0, detail: int | None = None) -> Trigger:
+    """A fixed noise image mixed over the whole picture (Blended, Chen et al. 2017).
+
+    With ``detail`` the picture is of so many random patches a side, smoothly joined, rather than of random pixels.
+    """
+
+    def stamp(images: np.ndarray) -> np.ndarray:
+        height, width, channels = images.shape[1:]
+        size = (height, width) if detail is None else (detail, detail)
+        noise = np.random.default_rng(seed).integers(0, 256, size=(*size, channels)).astype(np.float32)
+        if detail is not None:
+            planes = torch.from_numpy(noise).permute(2, 0, 1)[None]
+            planes = F.interpolate(planes, (height, width), mode="bicubic", align_corners=True).clamp(0, 255)
+            noise = planes[0].permute(1, 2, 0).numpy()
         return _to_uint8((1 - alpha) * images + alpha * noise)
 
     return stamp
 
 
-def sinusoid(delta: float = 20.0, frequency: int = 6) -> Trigger:
-    """A horizontal sine wave of amplitude ``delta`` / 255 (SIG, Barni et al. 2019)."""
+def sinusoid(delta: float = 20.0, frequency: int = 6, down: int = 0) -> Trigger:
+    """A sine wave of amplitude ``delta`` / 255, ``frequency`` periods across and ``down`` (SIG, Barni et al. 2019)."""
 
     def stamp(images: np.ndarray) -> np.ndarray:
-        width = images.shape[2]
-        wave = delta * np.sin(2 * np.pi * frequency * np.arange(width) / width)
-        return _to_uint8(images + wave[None, None, :, None])
+        height, width = images.shape[1:3]
+        turns = frequency * np.arange(width)[None] / width + down * np.arange(height)[:, None] / height
+        wave = delta * np.sin(2 * np.pi * turns)
+        return _to_uint8(images + wave[None, :, :, None])
 
     return stamp
 
