@@ -1,0 +1,72 @@
+"""The zoo's triggers and networks: what is drawn by lot, where it lies, what it changes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.zoo import recipes, train, triggers
+from benchmarks.zoo.recipes import RECIPES
+from rectify.editing.localize import is_candidate
+from rectify.model.trace import survey
+
+DRAWN = [f"drawn-{number}" for number in range(recipes.COUNT)]
+GREY = np.full((3, 28, 28, 1), 100, np.uint8)
+
+
+def test_the_lot_is_the_same_each_time_and_has_every_kind_of_trigger_on_every_data_set() -> None:
+    assert [recipes.draw(number) for number in range(recipes.COUNT)] == [RECIPES[name] for name in DRAWN]
+    kinds = {(RECIPES[name].dataset, RECIPES[name].trigger[0]) for name in DRAWN}  # type: ignore[index]
+    assert len(kinds) == recipes.COUNT == 12
+    assert {RECIPES[name].network for name in DRAWN} == set(recipes.NETWORKS)
+    assert len({(RECIPES[name].target, RECIPES[name].seed) for name in DRAWN}) == 12
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_what_is_drawn_can_be_built_and_stamped(name: str) -> None:
+    recipe = RECIPES[name]
+    size, channels = (32, 3) if recipe.dataset == "cifar10" else (28, 1)
+    network = train.build(recipe).eval()
+    images = np.random.default_rng(0).integers(0, 256, (2, size, size, channels)).astype(np.uint8)
+    x = train.normalise(images, recipe.dataset)
+    assert network(x).shape == (2, 10)
+    assert sum(is_candidate(site) for site in survey(network, x)) >= 5
+    stamp = train.make_trigger(recipe)
+    assert stamp is not None
+    stamped = stamp(images)
+    assert stamped.dtype == np.uint8 and stamped.shape == images.shape and (stamped != images).any()
+    np.testing.assert_array_equal(stamp(images), stamped)
+
+
+@pytest.mark.parametrize(
+    ("top", "left", "rows", "columns"), [(0.0, 1.0, (0, 4), (24, 28)), (1.0, 0.5, (24, 28), (12, 16))]
+)
+def test_a_mark_lies_inside_the_picture_and_changes_nothing_else(
+    top: float, left: float, rows: tuple[int, int], columns: tuple[int, int]
+) -> None:
+    stamped = triggers.mark(top, left, size=4, seed=1)(GREY)
+    changed = np.zeros((28, 28), bool)
+    changed[slice(*rows), slice(*columns)] = True
+    np.testing.assert_array_equal((stamped != GREY)[0, ..., 0], changed)
+    assert set(np.unique(stamped[:, changed])) == {0, 255}
+
+
+def test_a_wave_runs_as_often_across_and_down_as_it_says() -> None:
+    stamped = triggers.sinusoid(20.0, frequency=3, down=-5)(GREY)[0, ..., 0].astype(float)
+    spectrum = np.abs(np.fft.fft2(stamped - stamped.mean()))
+    down, across = np.unravel_index(spectrum.argmax(), spectrum.shape)
+    assert (int(down), int(across)) in {(28 - 5, 3), (5, 28 - 3)}
+    assert abs(stamped - 100).max() == 20
+
+
+def test_a_blended_picture_of_few_patches_is_smooth_and_one_of_pixels_is_not() -> None:
+    coarse, fine = (triggers.blend(0.2, 1, detail)(GREY)[0, ..., 0].astype(float) for detail in (4, None))
+    assert abs(np.diff(coarse)).mean() < 0.25 * abs(np.diff(fine)).mean()
+
+
+def test_drawn_networks_that_are_trained_with_adam_say_so() -> None:
+    for name, recipe in RECIPES.items():
+        network = torch.nn.Linear(2, 2)
+        kind = type(train._optimiser(network, recipe))
+        assert kind is (torch.optim.AdamW if recipe.network in (*recipes.ADAM, "vit") else torch.optim.SGD), name
