@@ -11,12 +11,14 @@ tried at several thresholds, and the mark as one clean colour too; two crops tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from rectify.editing.waves import plane_wave
 
 Bounds = tuple[Tensor, Tensor]
 WARP_GRIDS = (4, 6, 8)
@@ -30,6 +32,7 @@ _SNAP = 0.25  # of the range: a mark's colour that is so near to 0 or 1 is taken
 _CLIPPED = 1.5 / 255  # of the range: a pixel so near to black or white was clipped, or may have been
 _FREE_SHOW = 0.1  # of the difference, at least, must lie in pixels free of that
 _STRIPES_LEAVE = 0.05  # of the difference there, at most, if stripes are what it is
+_HARMONICS = 4  # of a wave that is no sine
 _ROOM = 0.3  # of the range, that a pixel must have to tell a blend's share
 _NEARLY_ALL = 0.998  # of the pixels must bear a blend's share out
 _AGREE = 0.6  # of one estimate of a blend's share is the least that the other may be
@@ -82,7 +85,7 @@ def _on_place(clean: Tensor, seen: Tensor, corrupted: Tensor, bounds: Bounds) ->
     found: list[Corruption | None] = [_added(seen, corrupted, bounds, needed)]
     found += _pasted(clean, seen, corrupted, bounds)
     found.append(_blended(seen, corrupted, bounds, needed))
-    found += [_striped(seen, corrupted, bounds, axis) for axis in (2, 3)]
+    found.append(_striped(seen, corrupted, bounds))
     return [guess for guess in found if guess is not None]
 
 
@@ -126,28 +129,40 @@ def _clamp(x: Tensor, bounds: Bounds) -> Tensor:
 
 
 def _added(clean: Tensor, corrupted: Tensor, bounds: Bounds, needed: float) -> Corruption:
-    difference = corrupted - clean
-    return Corruption("added", lambda x: _clamp(x + difference, bounds), needed)
+    return Corruption("added", _adding(corrupted - clean, bounds), needed)
 
 
-def _striped(clean: Tensor, corrupted: Tensor, bounds: Bounds, along: int) -> Corruption | None:
-    """A difference that is the same all along an axis, as of waves that run across the image.
+def _adding(pattern: Tensor, bounds: Bounds) -> Callable[[Tensor], Tensor]:
+    return lambda x: _clamp(x + pattern, bounds)
+
+
+def _striped(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> Corruption | None:
+    """A difference that repeats itself in one direction: a sine, stripes along an axis, or a wave of another shape.
 
     It is read off the pixels that are neither black nor white afterwards: the others hide how far they were moved, so
-    that what was added to them is less than what is added where there is room.
+    that what was added to them is less than what is added where there is room. The first that explains it is taken:
+    a sine is told from fewest pixels, while stripes of which one is hidden altogether stay unknown.
     """
     low, high = (bound.to(clean).reshape(1, -1, 1, 1) for bound in bounds)
     margin = _CLIPPED * (high - low)
     free = (corrupted > low + margin) & (corrupted < high - margin)
     difference = corrupted - clean
-    shown = difference.where(free, torch.nan)
-    pattern = shown.nanmedian(dim=along, keepdim=True).values.nan_to_num(0.0).expand_as(difference)
     if _share(difference[free], difference) < _FREE_SHOW:
         return None
-    left = _share((difference - pattern)[free], difference[free])
-    if left > _STRIPES_LEAVE:
-        return None
-    return Corruption("striped", lambda x: _clamp(x + pattern, bounds), left, clear=True)
+    for pattern in _patterns(difference, free):
+        left = _share((difference - pattern)[free], difference[free])
+        if left <= _STRIPES_LEAVE:
+            return Corruption("striped", _adding(pattern, bounds), left, clear=True)
+    return None
+
+
+def _patterns(difference: Tensor, free: Tensor) -> Iterator[Tensor]:
+    """What `_striped` tries, each (1, C, H, W), in its order."""
+    yield plane_wave(difference[0], free[0])[None]
+    shown = difference.where(free, torch.nan)
+    for axis in (2, 3):
+        yield shown.nanmedian(dim=axis, keepdim=True).values.nan_to_num(0.0).expand_as(difference)
+    yield plane_wave(difference[0], free[0], _HARMONICS)[None]
 
 
 def _pasted(clean: Tensor, seen: Tensor, corrupted: Tensor, bounds: Bounds) -> list[Corruption]:

@@ -250,15 +250,44 @@ def test_a_wave_is_known_where_black_and_white_pixels_hide_it(axis: int, bounds:
     assert share_left(added.apply(before), wanted, before) > 0.01
 
 
-def test_the_stripes_are_the_medians_of_the_free_pixels() -> None:
-    clean = torch.full((1, 1, 5, 3), 0.5)
-    corrupted = clean + torch.tensor([0.2, -0.1, 0.0])
+def test_stripes_that_are_no_wave_are_the_medians_of_the_free_pixels() -> None:
+    clean = torch.full((1, 1, 5, 8), 0.5)
+    stripes = torch.tensor([0.2, -0.1, 0.0, 0.0, 0.3, 0.0, 0.0, -0.2])
+    corrupted = clean + stripes
     corrupted[0, 0, 0, 0] = 1.0  # clipped, and not counted
     corrupted[0, 0, 1, 1] += 0.004
     found = [g for g in guesses(clean, corrupted, (torch.zeros(1, 1, 1), torch.ones(1, 1, 1))) if g.name == "striped"]
     assert len(found) == 1  # along the columns, not along the rows
-    made = found[0].apply(torch.full((1, 1, 5, 3), 0.3))
-    torch.testing.assert_close(made[0, 0], torch.tensor([0.5, 0.2, 0.3]).expand(5, 3))
+    made = found[0].apply(torch.full((1, 1, 5, 8), 0.3))
+    torch.testing.assert_close(made[0, 0], (0.3 + stripes).expand(5, 8))
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize(("frequency", "down"), [(6, 0), (0, 3), (5, 2), (-3, 7), (2.5, 1.25)])
+def test_a_wave_in_any_direction_is_clear_and_known_where_the_pair_hides_it(
+    frequency: float, down: float, dark: bool
+) -> None:
+    torch.manual_seed(2)
+    clean, others = natural(1), natural(4)
+    if dark:  # four fifths of the image are black, so that the wave's lower half is seen in the rest alone
+        clean[..., :26, :] = 0.0
+    ys, xs = torch.meshgrid(torch.arange(32) / 32, torch.arange(32) / 32, indexing="ij")
+    wave = 0.08 * torch.sin(2 * torch.pi * (frequency * xs + down * ys))
+    found = clear(in_steps(clean), in_steps(clean + wave))
+    assert [guess.name for guess in found] == ["striped"]
+    wanted = (others + wave).clamp(0, 1)
+    assert share_left(found[0].apply(others), wanted, others) < 0.002
+
+
+def test_a_slanting_wave_that_is_no_sine_is_told_too() -> None:
+    torch.manual_seed(3)
+    clean, others = natural(1), natural(4)
+    ys, xs = torch.meshgrid(torch.arange(32) / 32, torch.arange(32) / 32, indexing="ij")
+    phase = 2 * torch.pi * (3 * xs + 2 * ys)
+    wave = 0.08 * phase.sin() + 0.06 * (2 * phase).cos()
+    found = clear(in_steps(clean), in_steps(clean + wave))
+    assert [guess.name for guess in found] == ["striped"]
+    assert share_left(found[0].apply(others), (others + wave).clamp(0, 1), others) < 0.01
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.2, 0.4])

@@ -1,0 +1,94 @@
+"""A plane wave over an image, in any direction, found from the pixels that show it (SIG, Barni et al. 2019)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+STARTS = 8  # peaks of the spectrum that are followed up: pixels that hide the wave add some of their own
+ROUNDS = 6  # of the search around a peak, each on five by five frequencies and a finer step
+FINER = 2.5
+
+
+def plane_wave(difference: Tensor, free: Tensor, harmonics: int = 1) -> Tensor:
+    """The wave, of one direction and length for all channels, that explains most of a difference.
+
+    A least-squares fit of ``a cos(φ) + b sin(φ)`` with ``φ = 2 π (f_y y / H + f_x x / W)`` and a and b for each
+    channel; f, in periods down and across the image, by search around the peaks of the spectrum.
+
+    Parameters
+    ----------
+    difference
+        (C, H, W) what was added.
+    free
+        (C, H, W) bool: pixels that show it. Nothing is known of the others.
+    harmonics
+        With more than one, multiples of f are fitted too, once it is found: a wave that is no sine.
+
+    Returns
+    -------
+    Tensor
+        (C, H, W), in all pixels.
+    """
+    w = free.double()
+    seen = difference.double() * w
+    best = torch.stack([_followed(seen, w, start) for start in _peaks(seen)])
+    frequency = best[_explained(seen, w, best).argmax()][None]
+    waves = _waves(frequency, seen.shape[1:], harmonics)
+    pattern = torch.einsum("ck,khw->chw", _amplitudes(seen, w, waves)[0], waves[0])
+    return pattern.to(difference)
+
+
+def _peaks(seen: Tensor) -> Tensor:
+    """The highest peaks of the power spectrum of (C, H, W), (n, 2) in periods down and across, half a period apart."""
+    height, width = seen.shape[1:]
+    power = torch.fft.rfft2(seen, s=(2 * height, 2 * width)).abs().square().sum(0)
+    down = torch.fft.fftfreq(2 * height, 1 / (2 * height)).to(seen) / 2
+    across = torch.arange(power.shape[1]).to(seen) / 2
+    grid = torch.stack(torch.meshgrid(down, across, indexing="ij"), -1)
+    around = F.max_pool2d(power[None, None], 3, 1, 1)[0, 0]
+    slow = grid.square().sum(-1) < 0.5  # less than a period over the image is no wave
+    power = power.where((power == around) & ~slow, -1.0).flatten()
+    return grid.reshape(-1, 2)[power.topk(min(STARTS, len(power))).indices]
+
+
+def _followed(seen: Tensor, w: Tensor, start: Tensor) -> Tensor:
+    """The frequency near a peak that explains most, (2,)."""
+    best, step = start, 0.25
+    offsets = torch.cartesian_prod(*[torch.arange(-2.0, 3.0)] * 2).to(seen)
+    for _ in range(ROUNDS):
+        near = best + step * offsets
+        best = near[_explained(seen, w, near).argmax()]
+        step /= FINER
+    return best
+
+
+def _waves(frequencies: Tensor, size: torch.Size, harmonics: int) -> Tensor:
+    """Cosines and sines of frequencies (n, 2) and their harmonics, (n, 2 * harmonics, H, W)."""
+    height, width = size
+    ys, xs = (torch.arange(side).to(frequencies) / side for side in (height, width))
+    phase = 2 * math.pi * (frequencies[:, 0, None, None] * ys[:, None] + frequencies[:, 1, None, None] * xs)
+    times = torch.arange(1, harmonics + 1).to(phase).reshape(1, -1, 1, 1)
+    phases = phase[:, None] * times
+    return torch.cat((phases.cos(), phases.sin()), 1)
+
+
+def _amplitudes(seen: Tensor, w: Tensor, waves: Tensor) -> Tensor:
+    """Least-squares amplitudes of each channel, (n, C, k), of waves (n, k, H, W) on the pixels with weight one."""
+    gram = torch.einsum("nkhw,chw,nlhw->nckl", waves, w, waves)
+    gram = gram + 1e-6 * torch.eye(gram.shape[-1]).to(gram) * (
+        1 + gram.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+    )
+    target = torch.einsum("nkhw,chw->nck", waves, seen)
+    solved: Tensor = torch.linalg.solve(gram, target)
+    return solved
+
+
+def _explained(seen: Tensor, w: Tensor, frequencies: Tensor) -> Tensor:
+    """How much of the sum of squares sines of these frequencies explain, (n,)."""
+    waves = _waves(frequencies, seen.shape[1:], 1)
+    fitted = torch.einsum("nck,nkhw->nchw", _amplitudes(seen, w, waves), waves) * w
+    return seen.square().sum() - (seen - fitted).square().sum((1, 2, 3))
