@@ -11,6 +11,7 @@ from torch import Tensor
 STARTS = 8  # peaks of the spectrum that are followed up: pixels that hide the wave add some of their own
 ROUNDS = 6  # of the search around a peak, each on five by five frequencies and a finer step
 FINER = 2.5
+PLACES = 4_096  # pixels, drawn at random, that the search looks at; the wave itself is fitted to all
 
 
 def plane_wave(difference: Tensor, free: Tensor, harmonics: int = 1) -> Tensor:
@@ -33,13 +34,16 @@ def plane_wave(difference: Tensor, free: Tensor, harmonics: int = 1) -> Tensor:
     Tensor
         (C, H, W), in all pixels.
     """
+    size = difference.shape[1:]
     w = free.double()
     seen = difference.double() * w
-    best = torch.stack([_followed(seen, w, start) for start in _peaks(seen)])
-    frequency = best[_explained(seen, w, best).argmax()][None]
-    waves = _waves(frequency, seen.shape[1:], harmonics)
-    pattern = torch.einsum("ck,khw->chw", _amplitudes(seen, w, waves)[0], waves[0])
-    return pattern.to(difference)
+    places = torch.cartesian_prod(*(torch.arange(side).to(seen) / side for side in size))
+    some = torch.randperm(len(places), generator=torch.Generator().manual_seed(0))[:PLACES].to(w.device)
+    sample = places[some], seen.flatten(1)[:, some], w.flatten(1)[:, some]
+    best = torch.stack([_followed(start, *sample) for start in _peaks(seen)])
+    waves = _waves(best[_explained(best, *sample).argmax()][None], places, harmonics)
+    amplitudes = _amplitudes(waves, seen.flatten(1), w.flatten(1))
+    return (amplitudes[0] @ waves[0]).reshape(difference.shape).to(difference)
 
 
 def _peaks(seen: Tensor) -> Tensor:
@@ -55,40 +59,36 @@ def _peaks(seen: Tensor) -> Tensor:
     return grid.reshape(-1, 2)[power.topk(min(STARTS, len(power))).indices]
 
 
-def _followed(seen: Tensor, w: Tensor, start: Tensor) -> Tensor:
+def _followed(start: Tensor, places: Tensor, seen: Tensor, w: Tensor) -> Tensor:
     """The frequency near a peak that explains most, (2,)."""
     best, step = start, 0.25
     offsets = torch.cartesian_prod(*[torch.arange(-2.0, 3.0)] * 2).to(seen)
     for _ in range(ROUNDS):
         near = best + step * offsets
-        best = near[_explained(seen, w, near).argmax()]
+        best = near[_explained(near, places, seen, w).argmax()]
         step /= FINER
     return best
 
 
-def _waves(frequencies: Tensor, size: torch.Size, harmonics: int) -> Tensor:
-    """Cosines and sines of frequencies (n, 2) and their harmonics, (n, 2 * harmonics, H, W)."""
-    height, width = size
-    ys, xs = (torch.arange(side).to(frequencies) / side for side in (height, width))
-    phase = 2 * math.pi * (frequencies[:, 0, None, None] * ys[:, None] + frequencies[:, 1, None, None] * xs)
-    times = torch.arange(1, harmonics + 1).to(phase).reshape(1, -1, 1, 1)
-    phases = phase[:, None] * times
+def _waves(frequencies: Tensor, places: Tensor, harmonics: int) -> Tensor:
+    """Cosines and sines of frequencies (n, 2) and their harmonics at places (P, 2) in [0, 1): (n, 2 * harmonics, P)."""
+    phase = 2 * math.pi * frequencies @ places.T
+    times = torch.arange(1, harmonics + 1).to(phase)
+    phases = phase[:, None] * times[:, None]
     return torch.cat((phases.cos(), phases.sin()), 1)
 
 
-def _amplitudes(seen: Tensor, w: Tensor, waves: Tensor) -> Tensor:
-    """Least-squares amplitudes of each channel, (n, C, k), of waves (n, k, H, W) on the pixels with weight one."""
-    gram = torch.einsum("nkhw,chw,nlhw->nckl", waves, w, waves)
-    gram = gram + 1e-6 * torch.eye(gram.shape[-1]).to(gram) * (
-        1 + gram.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
-    )
-    target = torch.einsum("nkhw,chw->nck", waves, seen)
-    solved: Tensor = torch.linalg.solve(gram, target)
+def _amplitudes(waves: Tensor, seen: Tensor, w: Tensor) -> Tensor:
+    """Least-squares amplitudes (n, C, k) of waves (n, k, P) for what is seen, (C, P), where w, (C, P), is one."""
+    gram = torch.einsum("nkp,cp,nlp->nckl", waves, w, waves)
+    size = gram.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+    gram = gram + 1e-6 * (1 + size) * torch.eye(gram.shape[-1]).to(gram)  # of a wave that no pixel shows: nothing
+    solved: Tensor = torch.linalg.solve(gram, torch.einsum("nkp,cp->nck", waves, seen))
     return solved
 
 
-def _explained(seen: Tensor, w: Tensor, frequencies: Tensor) -> Tensor:
+def _explained(frequencies: Tensor, places: Tensor, seen: Tensor, w: Tensor) -> Tensor:
     """How much of the sum of squares sines of these frequencies explain, (n,)."""
-    waves = _waves(frequencies, seen.shape[1:], 1)
-    fitted = torch.einsum("nck,nkhw->nchw", _amplitudes(seen, w, waves), waves) * w
-    return seen.square().sum() - (seen - fitted).square().sum((1, 2, 3))
+    waves = _waves(frequencies, places, 1)
+    fitted = _amplitudes(waves, seen, w) @ waves * w
+    return seen.square().sum() - (seen - fitted).square().sum((1, 2))
