@@ -226,25 +226,29 @@ def try_guesses(
 
 
 def _one_a_name(trials: list[Trial]) -> list[Trial]:
-    """Of guesses that share a name, the one that explains the pair best among those that fire about as often."""
+    """Of guesses that share a name the clear one if it fires, else the best explanation that fires about as often."""
     best = _best_by_name(trials)
     chosen: dict[str, Trial] = {}
-    for trial in trials:
-        name = trial.guess.name
-        near = trial.fires >= best[name] - AS_OFTEN
-        if near and (name not in chosen or trial.guess.misfit < chosen[name].guess.misfit):
-            chosen[name] = trial
-    return list(chosen.values())
+    for trial in sorted(trials, key=lambda t: (not _is_sure(t), t.guess.misfit)):
+        if _is_sure(trial) or trial.fires >= best[trial.guess.name] - AS_OFTEN:
+            chosen.setdefault(trial.guess.name, trial)
+    return [trial for trial in trials if chosen.get(trial.guess.name) is trial]
+
+
+def _is_sure(trial: Trial) -> bool:
+    return trial.guess.clear and trial.fires >= BELIEVE
 
 
 def believe(trials: list[Trial]) -> list[Trial]:
-    """The trials that fire nearly as often as the best does, if that is often enough; of them the clear ones, if any.
+    """The trials that fire nearly as often as the best does, if that is often enough; the clear ones alone, if any.
 
-    A clear one explains the pair by what nothing else does; others that fire as well are near it, and not it.
+    A clear one explains the pair by what nothing else does. Others may fire more often, if they disturb an image more
+    (what looks like a blend, where a warp was all that was done), and be far from it.
     """
-    best = max((trial.fires for trial in trials), default=0.0)
-    found = [trial for trial in trials if trial.fires >= max(BELIEVE, best - NEAR_BEST)]
-    return [trial for trial in found if trial.guess.clear] or found
+    firing = [trial for trial in trials if trial.fires >= BELIEVE]
+    firing = [trial for trial in firing if _is_sure(trial)] or firing
+    best = max((trial.fires for trial in firing), default=0.0)
+    return [trial for trial in firing if trial.fires >= best - NEAR_BEST]
 
 
 def _spread(believed: list[Trial], rounds: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
