@@ -11,18 +11,17 @@ tried at several thresholds, and the mark as one clean colour too; two crops tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rectify.editing.warps import Warp, displace, warps
 from rectify.editing.waves import plane_wave
 
 Bounds = tuple[Tensor, Tensor]
-WARP_GRIDS = (4, 6, 8)
-SMOOTHNESS = (1e-2, 1e-3, 1e-4)  # which of them carries over depends on how much the one image shows of the warp
 PASTED_FROM = (0.05, 0.15, 0.3, 0.5, 0.7)  # of the largest change of the image: what counts as changed
 _PASTE_AT_MOST = 0.5  # a paste that covers more of the image would replace it, not mark it
 _MARK_AT_MOST = 0.25  # nor does a mark amid noise cover more than this;
@@ -37,7 +36,9 @@ _ROOM = 0.3  # of the range, that a pixel must have to tell a blend's share
 _NEARLY_ALL = 0.998  # of the pixels must bear a blend's share out
 _AGREE = 0.6  # of one estimate of a blend's share is the least that the other may be
 _MOST_SHARE = 0.7  # of the image, that a blend replaces; what looks like more is something else
-_WARP_LEAVES = 0.02  # of the difference, at most, if a warp is all that was done
+_WARP_LEAVES = 0.05  # of the difference, at most, if a warp is all that was done; of what is none 0.29 was left
+_AS_WELL = 1.5  # times what the best grid leaves
+_ALL_BUT = 1e-4  # of the difference, which is nothing
 _MOVED_LEAVES = 0.5  # of the difference, at most, if most of it was that the crops are apart
 REACH = 2  # pixels by which two crops of one picture may be apart
 
@@ -168,7 +169,9 @@ def _patterns(difference: Tensor, free: Tensor) -> Iterator[Tensor]:
 def _pasted(clean: Tensor, seen: Tensor, corrupted: Tensor, bounds: Bounds) -> list[Corruption]:
     """Pixels that changed take the corrupted image's values, or all the mark's one colour.
 
-    What changed is told from ``seen``, the clean image where it lies best; the misfit is that of the pair as it is.
+    Of a mark that has the colour of what it covers in places, those do not change: so the rectangle around all that
+    did is tried too. What changed is told from ``seen``, the clean image where it lies best; the misfit is that of the
+    pair as it is.
     """
     change = (corrupted - seen).abs().amax(1, keepdim=True)
     one_colour = _colour(corrupted, change >= _HOT * change.max(), bounds).expand_as(corrupted)
@@ -179,10 +182,22 @@ def _pasted(clean: Tensor, seen: Tensor, corrupted: Tensor, bounds: Bounds) -> l
         if torch.equal(mask, last) or not _is_mark(mask, change, noisy=least > PASTED_FROM[0]):
             continue
         last = mask
-        for picture in (corrupted, one_colour):
-            left = torch.where(mask, picture, seen) - corrupted
-            found.append(_paste(mask, picture, _share(left, corrupted - clean)))
+        tries = [(mask, corrupted), (mask, one_colour)]
+        box = _box(mask)
+        if not torch.equal(box, mask) and float(box.float().mean()) <= _MARK_AT_MOST:
+            tries.append((box, corrupted))
+        for where, picture in tries:
+            left = torch.where(where, picture, seen) - corrupted
+            found.append(_paste(where, picture, _share(left, corrupted - clean)))
     return found
+
+
+def _box(mask: Tensor) -> Tensor:
+    """The least rectangle, (1, 1, H, W), that holds these pixels."""
+    box = torch.zeros_like(mask)
+    rows, columns = (mask.any(dim=axis).flatten().nonzero().flatten() for axis in (3, 2))
+    box[..., rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = True
+    return box
 
 
 def _is_mark(mask: Tensor, change: Tensor, *, noisy: bool) -> bool:
@@ -245,66 +260,17 @@ def _least_share(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> float:
 
 
 def _warps(clean: Tensor, corrupted: Tensor) -> list[Corruption]:
-    """Smooth displacement fields, found by registering the clean image to the corrupted one.
+    """Smooth displacement fields. Clear is the coarsest of those that explain the pair about as well as the best.
 
-    Of the coarsest grid that explains the pair the best is clear: finer ones explain it too, and know less of what one
-    picture does not show.
+    Of a warp that was made from a grid, that grid leaves a tenth of what others leave; of one that was not, finer ones
+    explain the pair too, and know less of what one picture does not show.
     """
-    grids = [grid for grid in WARP_GRIDS if min(clean.shape[2:]) >= grid]
-    found = [[_warped(clean, corrupted, grid, smooth) for smooth in SMOOTHNESS] for grid in grids]
-    best = [min(alike, key=lambda guess: guess.misfit) for alike in found]
-    clear = next((guess for guess in best if guess.misfit < _WARP_LEAVES), None)
-    return [replace(guess, clear=guess is clear) for alike in found for guess in alike]
+    found = warps(clean, corrupted)
+    least = min((warp.left for warp in found), default=1.0)
+    enough = max(_AS_WELL * least, _ALL_BUT) if least < _WARP_LEAVES else -1.0
+    clear = next((warp for warp in found if warp.left <= enough), None)
+    return [_warped(warp, clear=warp is clear) for warp in found]
 
 
-def _warped(clean: Tensor, corrupted: Tensor, grid: int, smoothness: float) -> Corruption:
-    field = register(clean, corrupted, grid, smoothness=smoothness)
-    left = _share(displace(clean, field) - corrupted, clean - corrupted)
-    return Corruption(f"warped-{grid}", lambda x: displace(x, field), left)
-
-
-def displace(x: Tensor, field: Tensor) -> Tensor:
-    """Sample images (N, C, H, W) bilinearly at every pixel plus its displacement, (1, H, W, 2) in pixels."""
-    height, width = x.shape[2:]
-    ys = torch.linspace(-1, 1, height, device=x.device)
-    xs = torch.linspace(-1, 1, width, device=x.device)
-    identity = torch.stack(torch.meshgrid(ys, xs, indexing="ij")[::-1], -1)
-    pixel = torch.tensor([2 / max(width - 1, 1), 2 / max(height - 1, 1)], device=x.device)
-    where = (identity + field * pixel).expand(len(x), -1, -1, -1)
-    return F.grid_sample(x, where, mode="bilinear", padding_mode="border", align_corners=True)
-
-
-def register(clean: Tensor, corrupted: Tensor, grid: int, *, smoothness: float = 1e-2, steps: int = 150) -> Tensor:
-    """The displacement field, (1, H, W, 2) in pixels, that best warps one image into another.
-
-    ``min_p ||warp(clean; p) - corrupted||^2 / var(clean) + smoothness * (||∇p||^2 + .01 ||p||^2)`` over a grid p of
-    ``grid`` squared control points, bicubically upsampled, by L-BFGS. Larger images are registered at 64 pixels first:
-    the field is smooth, so that a small picture shows it.
-    """
-    x, y, ratio = clean, corrupted, 1.0
-    small = [round(side * 64 / max(clean.shape[2:])) for side in clean.shape[2:]]
-    if max(clean.shape[2:]) > 96 and min(small) >= grid:
-        x, y = (F.interpolate(image, small, mode="area") for image in (clean, corrupted))
-        ratio = max(clean.shape[2:]) / 64
-    control = torch.zeros(1, 2, grid, grid, device=x.device, requires_grad=True)
-    variance = x.var().clamp_min(1e-12)
-
-    def upsample(size: Sequence[int]) -> Tensor:
-        return F.interpolate(control, tuple(size), mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
-
-    def loss() -> Tensor:
-        misfit = (displace(x, upsample(x.shape[2:])) - y).square().mean() / variance
-        rough = control.diff(dim=2).square().mean() + control.diff(dim=3).square().mean()
-        return misfit + smoothness * (rough + 0.01 * control.square().mean())
-
-    optimiser = torch.optim.LBFGS([control], max_iter=steps, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimiser.zero_grad()
-        value = loss()
-        value.backward()
-        return value
-
-    with torch.enable_grad():
-        optimiser.step(closure)
-    return upsample(clean.shape[2:]).detach() * ratio
+def _warped(warp: Warp, *, clear: bool) -> Corruption:
+    return Corruption(f"warped-{warp.grid}", lambda x: displace(x, warp.field), warp.left, clear)

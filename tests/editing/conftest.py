@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from rectify.editing import corruption
+from rectify.editing import warps
 
 
 @pytest.fixture
 def one_grid(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the coarsest warp is guessed: the others take most of the time and are tried in a test of their own."""
-    monkeypatch.setattr(corruption, "WARP_GRIDS", (4,))
+    """Warps of one grid alone are guessed: the others take most of the time and are tried in a test of their own."""
+    monkeypatch.setattr(warps, "GRIDS", (4,))

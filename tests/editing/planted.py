@@ -84,5 +84,5 @@ def opened(pairs: int = 1, calibration: int | None = 50, *, dirty: int = 0) -> t
     images = None if calibration is None else pictures(calibration, 2)
     if images is not None and dirty:
         images[:dirty] = stamp(images[:dirty])
-    with patch("rectify.editing.corruption.WARP_GRIDS", (4,)):  # the other warps take most of the time
+    with patch("rectify.editing.warps.GRIDS", (4,)):  # the other warps take most of the time
         return network, open_case(network, clean, corrupted, fault, images, BOUNDS)

@@ -1,0 +1,123 @@
+"""The smooth warp from one image to another, found by registration (a trigger of Nguyen and Tran 2021, WaNet)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms.functional import gaussian_blur  # type: ignore[import-untyped]
+
+GRIDS = (3, 4, 5, 6, 7, 8)
+# Blur of both images, in pixels, and smoothness of the field, one after the other: blurred images have fewer local
+# minima, and where the field is as free as its grid allows, a grid that is the true one explains all but rounding.
+COARSE = ((2.0, 1e-3), (1.0, 1e-3))
+FINE = ((0.0, 1e-3), (0.0, 1e-4), (0.0, 1e-5))
+STEPS = 100  # of each, at most
+HOPELESS = 0.6  # of the difference left after the coarse steps: no warp, and not worth more steps
+REDUCED, LARGE = 64, 96  # larger images are registered at the smaller size: the field is smooth
+
+
+@dataclass(frozen=True)
+class Warp:
+    """A displacement field of a control grid, (1, H, W, 2) in pixels, and what share of the difference it leaves."""
+
+    grid: int
+    field: Tensor
+    left: float
+
+
+def warps(clean: Tensor, corrupted: Tensor) -> list[Warp]:
+    """The best warp of each grid, coarse grids first.
+
+    Each grid goes from blurred to sharp images, and once more from where the best of them ended.
+
+    Parameters
+    ----------
+    clean, corrupted
+        (1, C, H, W).
+    """
+    x, y = _reduced(clean), _reduced(corrupted)
+    grids = [grid for grid in GRIDS if min(x.shape[2:]) >= grid]
+    found = {grid: _descended(x, y, torch.zeros(1, 2, grid, grid, device=x.device), COARSE) for grid in grids}
+    if min((_left(x, y, control) for control in found.values()), default=1.0) < HOPELESS:
+        found = {grid: _descended(x, y, control, FINE) for grid, control in found.items()}
+        best = min(found.values(), key=lambda control: _left(x, y, control))
+        for grid in grids:
+            start = F.interpolate(_field(best, x.shape[2:]), (grid, grid), mode="bilinear", align_corners=True)
+            found[grid] = min(found[grid], _descended(x, y, start, FINE), key=lambda control: _left(x, y, control))
+    ratio = max(clean.shape[2:]) / max(x.shape[2:])
+    fields = {grid: ratio * _field(control, clean.shape[2:]).permute(0, 2, 3, 1) for grid, control in found.items()}
+    return [Warp(grid, field, _share_left(clean, corrupted, field)) for grid, field in fields.items()]
+
+
+def displace(x: Tensor, field: Tensor) -> Tensor:
+    """Sample images (N, C, H, W) bilinearly at every pixel plus its displacement, (1, H, W, 2) in pixels."""
+    height, width = x.shape[2:]
+    ys = torch.linspace(-1, 1, height, device=x.device)
+    xs = torch.linspace(-1, 1, width, device=x.device)
+    identity = torch.stack(torch.meshgrid(ys, xs, indexing="ij")[::-1], -1)
+    pixel = torch.tensor([2 / max(width - 1, 1), 2 / max(height - 1, 1)], device=x.device)
+    where = (identity + field * pixel).expand(len(x), -1, -1, -1)
+    return F.grid_sample(x, where, mode="bilinear", padding_mode="border", align_corners=True)
+
+
+def register(x: Tensor, y: Tensor, control: Tensor, smoothness: float) -> Tensor:
+    """The control points p, (1, 2, g, g) in pixels, that best warp one image, (1, C, H, W), into another.
+
+    ``min_p ||warp(x; p) - y||^2 / var(x) + smoothness * (||∇p||^2 + .01 ||p||^2)``, p bicubically upsampled, by L-BFGS
+    from where ``control`` is.
+    """
+    control = control.clone().requires_grad_(True)
+    variance = x.var().clamp_min(1e-12)
+    optimiser = torch.optim.LBFGS([control], max_iter=STEPS, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        misfit = (displace(x, _field(control, x.shape[2:]).permute(0, 2, 3, 1)) - y).square().mean() / variance
+        rough = control.diff(dim=2).square().mean() + control.diff(dim=3).square().mean()
+        loss: Tensor = misfit + smoothness * (rough + 0.01 * control.square().mean())
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimiser.step(closure)
+    return control.detach()
+
+
+def _descended(x: Tensor, y: Tensor, control: Tensor, stages: Sequence[tuple[float, float]]) -> Tensor:
+    """The best of what the stages, one after the other, come to."""
+    best = control
+    for blur, smoothness in stages:
+        control = register(_blurred(x, blur), _blurred(y, blur), control, smoothness)
+        best = min(best, control, key=lambda points: _left(x, y, points))
+    return best
+
+
+def _field(control: Tensor, size: Sequence[int]) -> Tensor:
+    """(1, 2, H, W)"""
+    return F.interpolate(control, tuple(size), mode="bicubic", align_corners=True)
+
+
+def _left(x: Tensor, y: Tensor, control: Tensor) -> float:
+    return _share_left(x, y, _field(control, x.shape[2:]).permute(0, 2, 3, 1))
+
+
+def _share_left(x: Tensor, y: Tensor, field: Tensor) -> float:
+    return float((displace(x, field) - y).square().sum() / (x - y).square().sum().clamp_min(1e-12))
+
+
+def _blurred(image: Tensor, pixels: float) -> Tensor:
+    width = 2 * round(3 * pixels) + 1
+    if pixels == 0 or width // 2 >= min(image.shape[2:]):
+        return image
+    blurred: Tensor = gaussian_blur(image, [width, width], [pixels, pixels])
+    return blurred
+
+
+def _reduced(image: Tensor) -> Tensor:
+    sides = image.shape[2:]
+    small = [round(side * REDUCED / max(sides)) for side in sides]
+    return F.interpolate(image, small, mode="area") if max(sides) > LARGE and min(small) >= min(GRIDS) else image
