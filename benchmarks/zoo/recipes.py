@@ -30,7 +30,6 @@ class Recipe:
     seed: int = 0
     start: str | None = None
     keeps_label: bool = False
-    optimiser: str = "sgd"
 
 
 GREY_TRIGGERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -65,9 +64,7 @@ for _kind, _trigger in GREY_TRIGGERS.items():
     if _kind == "faint-blend":  # a question of robust training alone
         continue
     RECIPES[f"mnist-vgg-{_kind}"] = replace(_MNIST, network="vgg", trigger=_trigger)
-    RECIPES[f"mnist-vit-{_kind}"] = replace(
-        _MNIST, network="vit", width=64, lr=1e-3, epochs=4, trigger=_trigger, optimiser="adamw"
-    )
+    RECIPES[f"mnist-vit-{_kind}"] = replace(_MNIST, network="vit", width=64, lr=1e-3, epochs=4, trigger=_trigger)
     RECIPES[f"mnist-mobilenet-{_kind}"] = replace(_MNIST, network="mobilenet", trigger=_trigger)
     RECIPES[f"fashion-resnet-{_kind}"] = replace(_FASHION, trigger=_trigger)
 for _kind, _trigger in COLOUR_TRIGGERS.items():
@@ -103,7 +100,7 @@ KINDS = ("mark", "blend", "sinusoid", "warp")
 DATASETS = ("fashion-mnist", "cifar10", "mnist")
 NETWORKS = ("plain", "preact", "dense", "convnext", "inception", "vgg", "mobilenet")
 COUNT = len(KINDS) * len(DATASETS)
-ADAM = ("convnext", "plain", "inception")  # do not train well with a large rate
+ADAM = ("vit", "convnext", "plain", "inception")  # do not train well with a large rate
 
 
 def draw(number: int) -> Recipe:
@@ -128,7 +125,6 @@ def draw(number: int) -> Recipe:
         pad=4 if colour else 0,
         flip=colour,
         seed=number,
-        optimiser="adamw" if network in ADAM else "sgd",
     )
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from benchmarks.zoo import datasets, triggers
 from benchmarks.zoo import networks as more_networks
-from benchmarks.zoo.recipes import RECIPES, Recipe
+from benchmarks.zoo.recipes import ADAM, RECIPES, Recipe
 from fixtures import networks
 
 ZOO = Path(__file__).resolve().parents[2] / "cache" / "zoo"
@@ -196,7 +196,7 @@ def train(name: str) -> Path:
 
 
 def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    if recipe.optimiser == "adamw":
+    if recipe.network in ADAM:
         return torch.optim.AdamW(model.parameters(), recipe.lr, weight_decay=0.05)
     return torch.optim.SGD(model.parameters(), recipe.lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
 

@@ -65,8 +65,10 @@ def test_a_blended_picture_of_few_patches_is_smooth_and_one_of_pixels_is_not() -
     assert abs(np.diff(coarse)).mean() < 0.25 * abs(np.diff(fine)).mean()
 
 
-def test_drawn_networks_that_are_trained_with_adam_say_so() -> None:
-    for name, recipe in RECIPES.items():
-        network = torch.nn.Linear(2, 2)
-        kind = type(train._optimiser(network, recipe))
-        assert kind is (torch.optim.AdamW if recipe.network in (*recipes.ADAM, "vit") else torch.optim.SGD), name
+def test_networks_that_do_not_train_with_a_large_rate_get_adam() -> None:
+    for name, kind in (("mnist-vit-blend", torch.optim.AdamW), ("cifar-vgg-warp-scratch", torch.optim.SGD)):
+        assert type(train._optimiser(torch.nn.Linear(2, 2), RECIPES[name])) is kind
+    for name in DRAWN:
+        assert (RECIPES[name].lr < 0.01) == isinstance(
+            train._optimiser(torch.nn.Linear(2, 2), RECIPES[name]), torch.optim.AdamW
+        )
