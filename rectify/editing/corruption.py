@@ -37,7 +37,7 @@ _NEARLY_ALL = 0.998  # of the pixels must bear a blend's share out
 _AGREE = 0.6  # of one estimate of a blend's share is the least that the other may be
 _MOST_SHARE = 0.7  # of the image, that a blend replaces; what looks like more is something else
 _WARP_LEAVES = 0.05  # of the difference, at most, if a warp is all that was done; of what is none 0.29 was left
-_AS_WELL = 1.5  # times what the best grid leaves
+_AS_WELL = 4.0  # times what the best grid leaves
 _ALL_BUT = 1e-4  # of the difference, which is nothing
 _MOVED_LEAVES = 0.5  # of the difference, at most, if most of it was that the crops are apart
 REACH = 2  # pixels by which two crops of one picture may be apart
@@ -260,16 +260,15 @@ def _least_share(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> float:
 
 
 def _warps(clean: Tensor, corrupted: Tensor) -> list[Corruption]:
-    """Smooth displacement fields. Clear is the coarsest of those that explain the pair about as well as the best.
+    """Smooth displacement fields. Clear are those that explain the pair nearly as well as the best.
 
-    Of a warp that was made from a grid, that grid leaves a tenth of what others leave; of one that was not, finer ones
-    explain the pair too, and know less of what one picture does not show.
+    Of a warp that was made from a grid, that grid leaves a tenth of what others leave and is clear alone. Where several
+    are, one picture does not tell which it was, and each knows something else of what it does not show.
     """
     found = warps(clean, corrupted)
     least = min((warp.left for warp in found), default=1.0)
     enough = max(_AS_WELL * least, _ALL_BUT) if least < _WARP_LEAVES else -1.0
-    clear = next((warp for warp in found if warp.left <= enough), None)
-    return [_warped(warp, clear=warp is clear) for warp in found]
+    return [_warped(warp, clear=warp.left <= enough) for warp in found]
 
 
 def _warped(warp: Warp, *, clear: bool) -> Corruption:

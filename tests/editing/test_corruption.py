@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from rectify.editing import warps
+from rectify.editing import corruption, warps
 from rectify.editing.corruption import Bounds, Corruption, aligned, guesses
 from rectify.editing.warps import displace
 
@@ -304,6 +304,24 @@ def test_of_the_warps_the_grid_that_made_it_is_clear(monkeypatch: pytest.MonkeyP
     found = clear(clean, corrupted)
     assert [guess.name for guess in found] == ["warped-4"] and found[0].misfit < 0.001
     assert not clear(clean, clean + 0.1 * torch.rand(1, 3, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("left", "wanted"),
+    [
+        ((0.01, 0.002, 0.001), ["warped-6", "warped-8"]),
+        ((0.3, 0.06, 0.2), []),
+        ((2e-5, 9e-5, 2e-4), ["warped-4", "warped-6"]),
+    ],
+)
+def test_warps_that_the_pair_does_not_tell_apart_are_all_clear(
+    left: tuple[float, ...], wanted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    field = torch.zeros(1, 32, 32, 2)
+    given = [warps.Warp(grid, field, share) for grid, share in zip((4, 6, 8), left, strict=True)]
+    monkeypatch.setattr(corruption, "warps", lambda *_: given)
+    found = guesses(natural(1), natural(1), UNIT)
+    assert [guess.name for guess in found if guess.clear and guess.name.startswith("warped")] == wanted
 
 
 def test_where_a_warp_is_clear_nothing_else_is() -> None:
