@@ -1,9 +1,9 @@
 """What was done to the clean image? Guess it from the pair, and try the guess on other images.
 
-One pair shows a corruption once. If it can be put onto other clean images, one pair becomes many. Five guesses cover
+One pair shows a corruption once. If it can be put onto other clean images, one pair becomes many. Six guesses cover
 the triggers and cues of the literature: a difference that is added, the same in stripes, pixels that are pasted, a
-picture that is blended in, and a smooth warp. A guess is believed only if it *fires*: the network under repair must
-fall for it on calibration images as it fell for the pair.
+tint, a picture that is blended in, and a smooth warp. A guess is believed only if it *fires*: the network under repair
+must fall for it on calibration images as it fell for the pair.
 
 A pair need not be perfect. JPEG blurs a pasted mark and changes all other pixels a little, so what counts as changed is
 tried at several thresholds, and the mark as one clean colour too; two crops that are off by a pixel or two are aligned.
@@ -31,6 +31,9 @@ _SNAP = 0.25  # of the range: a mark's colour that is so near to 0 or 1 is taken
 _CLIPPED = 1.5 / 255  # of the range: a pixel so near to black or white was clipped, or may have been
 _FREE_SHOW = 0.1  # of the difference, at least, must lie in pixels free of that
 _STRIPES_LEAVE = 0.05  # of the difference there, at most, if stripes are what it is
+_TINT_LEAVES = 0.02  # of the difference, at most, if a tint is what it is
+_TELLS = 0.03  # of the range, as standard deviation of the clean image where it is tinted
+_LEAST_PIXELS = 6  # of each channel
 _HARMONICS = 4  # of a wave that is no sine
 _ROOM = 0.3  # of the range, that a pixel must have to tell a blend's share
 _NEARLY_ALL = 0.998  # of the pixels must bear a blend's share out
@@ -86,7 +89,7 @@ def _on_place(clean: Tensor, seen: Tensor, corrupted: Tensor, bounds: Bounds) ->
     found: list[Corruption | None] = [_added(seen, corrupted, bounds, needed)]
     found += _pasted(clean, seen, corrupted, bounds)
     found.append(_blended(seen, corrupted, bounds, needed))
-    found.append(_striped(seen, corrupted, bounds))
+    found += [_striped(seen, corrupted, bounds), _tinted(seen, corrupted, bounds)]
     return [guess for guess in found if guess is not None]
 
 
@@ -196,8 +199,40 @@ def _box(mask: Tensor) -> Tensor:
     """The least rectangle, (1, 1, H, W), that holds these pixels."""
     box = torch.zeros_like(mask)
     rows, columns = (mask.any(dim=axis).flatten().nonzero().flatten() for axis in (3, 2))
+    if len(rows) == 0:
+        return box
     box[..., rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = True
     return box
+
+
+def _tinted(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> Corruption | None:
+    """``corrupted = a clean + b`` in a rectangle, a and b for each channel: a mark that shows what it covers.
+
+    A translucent square, a wash of colour, or, where the rectangle is the image, another brightness or contrast. Told
+    only where the clean image has some contrast there; pixels that end black or white are left out.
+    """
+    change = (corrupted - clean).abs().amax(1, keepdim=True)
+    box = _box(change > PASTED_FROM[0] * change.max().clamp_min(1e-12))
+    if not bool(box.any()):
+        return None
+    low, high = (bound.to(clean).reshape(1, -1, 1, 1) for bound in bounds)
+    margin = _CLIPPED * (high - low)
+    use = (box & (corrupted > low + margin) & (corrupted < high - margin)).double()
+    count = use.sum((2, 3), keepdim=True).clamp_min(1)
+    x, y = clean.double(), corrupted.double()
+    middle_x, middle_y = ((image * use).sum((2, 3), keepdim=True) / count for image in (x, y))
+    spread = (use * (x - middle_x).square()).sum((2, 3), keepdim=True)
+    if bool((spread / count < (_TELLS * (high - low)).square()).any()) or bool((count < _LEAST_PIXELS).any()):
+        return None
+    gain = (use * (x - middle_x) * (y - middle_y)).sum((2, 3), keepdim=True) / spread
+    offset = (middle_y - gain * middle_x).to(clean)
+    gain = gain.to(clean)
+
+    def apply(images: Tensor) -> Tensor:
+        return torch.where(box, _clamp(gain * images + offset, bounds), images)
+
+    left = _share(apply(clean) - corrupted, corrupted - clean)
+    return Corruption("tinted", apply, left, clear=True) if left < _TINT_LEAVES else None
 
 
 def _is_mark(mask: Tensor, change: Tensor, *, noisy: bool) -> bool:
