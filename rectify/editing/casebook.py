@@ -85,6 +85,11 @@ class Case:
     notes: tuple[str, ...]
 
     @property
+    def moving(self) -> bool:
+        """Whether what the fault does to an image depends on where in the image things lie."""
+        return any(guess.moves for guess in self.believed)
+
+    @property
     def carried(self) -> bool:
         """Whether the fault could be carried over to the calibration images."""
         return bool(self.believed)
@@ -97,13 +102,14 @@ class Case:
         use = torch.isin(self.rows, reference)
         return Material(self.teacher, self.corrupted[use], self.rows[use], reference)
 
-    def bench(self, *, everything: bool = False, without: Tensor | None = None) -> Bench:
+    def bench(self, *, everything: bool = False, without: Tensor | None = None, copies: int | None = None) -> Bench:
         """What an edit is judged on: the judge rows or everything, never the rows ``without``.
 
-        Their copies and the pairs' own images come with them.
+        Their copies (all, or so many) and the pairs' own images come with them.
         """
         rows = self._calibration(everything, self.judge, without)
-        rows = torch.cat([rows + self.images * copy for copy in range(self.copies + 1)])
+        copies = self.copies if copies is None else min(copies, self.copies)
+        rows = torch.cat([rows + self.images * copy for copy in range(copies + 1)])
         seen = torch.cat((rows, self._own()))
         use = torch.isin(self.rows, seen)
         place = torch.full((len(self.teacher.clean),), -1, device=self.rows.device)
@@ -299,11 +305,11 @@ def variations(clean: Tensor, bounds: Bounds, seed: int = 0) -> Tensor:
     return torch.stack(made)
 
 
-def shifted(images: Tensor, seed: int) -> Tensor:
-    """Each image shifted by up to an eighth of its side and, every other time, mirrored; same shape."""
+def shifted(images: Tensor, seed: int, *, shift: bool = True) -> Tensor:
+    """Each image shifted by up to an eighth of its side (or not) and, every other time, mirrored; same shape."""
     generator = torch.Generator().manual_seed(seed)
     height, width = images.shape[2:]
-    reach = max(1, min(height, width) // 8)
+    reach = max(1, min(height, width) // 8) if shift else 0
     padded = F.pad(images, (reach,) * 4, mode="reflect" if min(height, width) > reach else "replicate")
     offsets = torch.randint(0, 2 * reach + 1, (len(images), 2), generator=generator).tolist()
     mirrored = (torch.rand(len(images), generator=generator) < 0.5).tolist()

@@ -41,7 +41,7 @@ _AGREE = 0.6  # of one estimate of a blend's share is the least that the other m
 _MOST_SHARE = 0.7  # of the image, that a blend replaces; what looks like more is something else
 _WARP_LEAVES = 0.05  # of the difference, at most, if a warp is all that was done; of what is none 0.29 was left
 _AS_WELL = 4.0  # times what the best grid leaves
-_ALL_BUT = 1e-4  # of the difference, which is nothing
+_ROUNDED = 3.0  # times what rounding leaves
 _MOVED_LEAVES = 0.5  # of the difference, at most, if most of it was that the crops are apart
 REACH = 2  # pixels by which two crops of one picture may be apart
 
@@ -59,6 +59,7 @@ class Corruption:
     apply: Callable[[Tensor], Tensor]
     misfit: float = 0.0
     clear: bool = False
+    moves: bool = False
 
 
 def guesses(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> list[Corruption]:
@@ -77,7 +78,7 @@ def guesses(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> list[Corruption
         off = _share(corrupted - moved, corrupted - clean) < _MOVED_LEAVES
         others = [] if off else [replace(guess, clear=False) for guess in others]
         others += _on_place(clean, moved, corrupted, bounds)
-    warps = _warps(clean, corrupted)
+    warps = _warps(clean, corrupted, bounds)
     if any(guess.clear for guess in warps):  # which takes far fewer numbers, and moves edges as a blend might
         others = [replace(guess, clear=False) for guess in others]
     return others + warps
@@ -294,17 +295,19 @@ def _least_share(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> float:
     return float(values.kthvalue(max(1, round(_NEARLY_ALL * len(values)))).values)
 
 
-def _warps(clean: Tensor, corrupted: Tensor) -> list[Corruption]:
+def _warps(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> list[Corruption]:
     """Smooth displacement fields. Clear are those that explain the pair nearly as well as the best.
 
-    Of a warp that was made from a grid, that grid leaves a tenth of what others leave and is clear alone. Where several
-    are, one picture does not tell which it was, and each knows something else of what it does not show.
+    Of a warp that was made from a grid, that grid leaves no more than rounding to 8 bits does, and is clear alone.
+    Otherwise one picture does not tell which it was, and each knows something else of what it does not show.
     """
     found = warps(clean, corrupted)
     least = min((warp.left for warp in found), default=1.0)
-    enough = max(_AS_WELL * least, _ALL_BUT) if least < _WARP_LEAVES else -1.0
+    step = ((bounds[1] - bounds[0]).to(clean) / 255).square() / 12  # mean square of a rounding error
+    rounding = float((step.expand_as(clean[0])).sum() / (corrupted - clean).square().sum().clamp_min(1e-12))
+    enough = least if least <= _ROUNDED * rounding else _AS_WELL * least if least < _WARP_LEAVES else -1.0
     return [_warped(warp, clear=warp.left <= enough) for warp in found]
 
 
 def _warped(warp: Warp, *, clear: bool) -> Corruption:
-    return Corruption(f"warped-{warp.grid}", lambda x: displace(x, warp.field), warp.left, clear)
+    return Corruption(f"warped-{warp.grid}", lambda x: displace(x, warp.field), warp.left, clear, moves=True)

@@ -235,7 +235,7 @@ def _refine(
 
     A shorter refinement is the trial: like the attempt that it is held against it sees none of the images that judge,
     so that the verdict on both is fair. Once it is preferred, the whole refinement is made with those images too: of
-    few each counts.
+    few each counts. Of a fault that moves what it finds both are tried, and no image is shifted.
     """
     case, network = workshop.case, workshop.network
     sites = tuple(s.site for s in scores if s.candidate)
@@ -243,14 +243,16 @@ def _refine(
     if not steps:
         return None, "too large to be refined on this device: the closed form stands"
     unseen = case.judge if suspects is None else torch.cat((case.judge, suspects)).unique()
-    jury = case.bench(without=suspects)
+    jury = case.bench(without=suspects, copies=0 if case.moving else None)
     before = jury.judge(best.student)
+    tried = []
     for share in SHARES:
-        plan = Plan(steps=max(LEAST_STEPS, steps // 2), seed=workshop.seed, share=share)
-        trial = jury.judge(_moved(workshop, sites, unseen, plan))
-        if trial.loss < before.loss:
+        plan = Plan(max(LEAST_STEPS, steps // 2), seed=workshop.seed, share=share, shift=not case.moving)
+        tried.append((jury.judge(_moved(workshop, sites, unseen, plan)), plan))
+        if tried[-1][0].loss < before.loss and not case.moving:
             break
-    else:
+    trial, plan = min(tried, key=lambda one: one[0].loss)
+    if trial.loss >= before.loss:
         return None, f"a refinement of layers together was no better and was rolled back: {tell(trial)}"
     moved = _moved(workshop, sites, suspects, replace(plan, steps=steps))
     whole = jury.judge(moved)

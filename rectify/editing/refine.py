@@ -60,13 +60,19 @@ _QUINTIC = (3.4445, -4.7750, 2.0315)  # coefficients of the Newton-Schulz iterat
 
 @dataclass(frozen=True)
 class Plan:
-    """How a refinement goes: steps, images a step, relative size of the first step, seed, share of layers that move."""
+    """How a refinement goes: steps, images a step, relative size of the first step, seed, share of layers that move.
+
+    ``shift``: whether images are shifted. A fault that moves what it finds does other things to images that are off
+    their place than to those that the network is given: on a Fashion-MNIST ConvNeXt 81 % of the warped images got
+    their class again with shifts, and 86 % without.
+    """
 
     steps: int = STEPS
     batch: int = BATCH
     rate: float = RATE
     seed: int = 0
     share: float = SHARES[0]
+    shift: bool = True
 
 
 def early(sites: Sequence[Site], share: float) -> tuple[Site, ...]:
@@ -231,7 +237,7 @@ def _batches(images: Tensor, plan: Plan) -> Iterator[Tensor]:
     number = 0
     while True:
         chosen = torch.randint(0, len(images), (plan.batch,), generator=generator).to(images.device)
-        x = shifted(images[chosen], plan.seed + number)
+        x = shifted(images[chosen], plan.seed + number, shift=plan.shift)
         share = torch.rand(plan.batch, 1, 1, 1, generator=generator)
         share = torch.where(torch.rand(plan.batch, 1, 1, 1, generator=generator) < 0.5, share, 1.0).to(x)
         yield share * x + (1 - share) * x[torch.randperm(plan.batch, generator=generator).to(x.device)]
