@@ -40,8 +40,6 @@ _NEARLY_ALL = 0.998  # of the pixels must bear a blend's share out
 _AGREE = 0.6  # of one estimate of a blend's share is the least that the other may be
 _MOST_SHARE = 0.7  # of the image, that a blend replaces; what looks like more is something else
 _WARP_LEAVES = 0.05  # of the difference, at most, if a warp is all that was done; of what is none 0.29 was left
-_AS_WELL = 4.0  # times what the best grid leaves
-_ROUNDED = 3.0  # times what rounding leaves
 _MOVED_LEAVES = 0.5  # of the difference, at most, if most of it was that the crops are apart
 REACH = 2  # pixels by which two crops of one picture may be apart
 
@@ -78,7 +76,7 @@ def guesses(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> list[Corruption
         off = _share(corrupted - moved, corrupted - clean) < _MOVED_LEAVES
         others = [] if off else [replace(guess, clear=False) for guess in others]
         others += _on_place(clean, moved, corrupted, bounds)
-    warps = _warps(clean, corrupted, bounds)
+    warps = _warps(clean, corrupted)
     if any(guess.clear for guess in warps):  # which takes far fewer numbers, and moves edges as a blend might
         others = [replace(guess, clear=False) for guess in others]
     return others + warps
@@ -295,18 +293,15 @@ def _least_share(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> float:
     return float(values.kthvalue(max(1, round(_NEARLY_ALL * len(values)))).values)
 
 
-def _warps(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> list[Corruption]:
-    """Smooth displacement fields. Clear are those that explain the pair nearly as well as the best.
+def _warps(clean: Tensor, corrupted: Tensor) -> list[Corruption]:
+    """Smooth displacement fields. The one that explains the pair best is clear, if it explains nearly all.
 
-    Of a warp that was made from a grid, that grid leaves no more than rounding to 8 bits does, and is clear alone.
-    Otherwise one picture does not tell which it was, and each knows something else of what it does not show.
+    Of a warp that was made from a grid, that grid leaves no more than rounding to 8 bits does, a tenth of what others
+    leave. Of other fields, carrying over all that fit nearly as well was no better than the best alone.
     """
     found = warps(clean, corrupted)
-    least = min((warp.left for warp in found), default=1.0)
-    step = ((bounds[1] - bounds[0]).to(clean) / 255).square() / 12  # mean square of a rounding error
-    rounding = float((step.expand_as(clean[0])).sum() / (corrupted - clean).square().sum().clamp_min(1e-12))
-    enough = least if least <= _ROUNDED * rounding else _AS_WELL * least if least < _WARP_LEAVES else -1.0
-    return [_warped(warp, clear=warp.left <= enough) for warp in found]
+    best = min(found, key=lambda warp: warp.left, default=None)
+    return [_warped(warp, clear=warp is best and warp.left < _WARP_LEAVES) for warp in found]
 
 
 def _warped(warp: Warp, *, clear: bool) -> Corruption:

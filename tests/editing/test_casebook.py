@@ -219,6 +219,21 @@ def test_variations_and_shifts_keep_shape_and_bounds(shape: tuple[int, ...]) -> 
     assert all(bool(torch.isin(m, c).all()) for m, c in zip(moved, clean, strict=True))  # no new values
 
 
+def test_without_a_shift_images_are_mirrored_at_most() -> None:
+    clean = torch.rand(40, 3, 6, 7)
+    made = shifted(clean, 1, shift=False)
+    kept = [torch.equal(one, image) for one, image in zip(made, clean, strict=True)]
+    mirrored = [torch.equal(one, image.flip(2)) for one, image in zip(made, clean, strict=True)]
+    assert all(a or b for a, b in zip(kept, mirrored, strict=True)) and any(kept) and any(mirrored)
+
+
+def test_a_bench_has_all_copies_or_so_many_as_are_asked_for() -> None:
+    _, case = opened(1, 50)
+    assert case.copies > 1 and not case.moving
+    sizes = [len(case.bench(copies=copies).clean) for copies in (0, 1, None)]
+    assert sizes == [len(case.judge) * (1 + copies) + 1 for copies in (0, 1, case.copies)]
+
+
 def test_variations_come_from_every_clean_image() -> None:
     clean = torch.stack([torch.full((1, 8, 8), v) for v in (0.1, 0.5, 0.9)])
     made = variations(clean, BOUNDS, seed=0).mean((1, 2, 3))

@@ -344,17 +344,13 @@ def test_of_the_warps_the_grid_that_made_it_is_clear(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize(
     ("left", "wanted"),
-    [
-        ((0.01, 0.002, 0.001), ["warped-6", "warped-8"]),
-        ((0.3, 0.06, 0.2), []),
-        ((2e-5, 9e-5, 2e-4), ["warped-4"]),
-    ],
+    [((0.01, 0.001, 0.002), ["warped-6"]), ((0.3, 0.06, 0.2), []), ((0.04, 0.05, 0.06), ["warped-4"]), ((), [])],
 )
-def test_warps_that_the_pair_does_not_tell_apart_are_all_clear(
+def test_the_warp_that_explains_the_pair_best_is_clear_if_it_explains_nearly_all(
     left: tuple[float, ...], wanted: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     field = torch.zeros(1, 32, 32, 2)
-    given = [warps.Warp(grid, field, share) for grid, share in zip((4, 6, 8), left, strict=True)]
+    given = [warps.Warp(grid, field, share) for grid, share in zip((4, 6, 8), left, strict=False)]
     monkeypatch.setattr(corruption, "warps", lambda *_: given)
     found = guesses(natural(1), natural(1), UNIT)
     assert [guess.name for guess in found if guess.clear and guess.name.startswith("warped")] == wanted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -317,6 +318,39 @@ def test_where_the_first_half_is_too_little_all_layers_move(monkeypatch: pytest.
     monkeypatch.setattr(repair, "refined", useless_by_half)
     found = repair.dynamic(shop, scores, None)
     assert asked == [(70, 0.5), (70, 1.0), (140, 1.0)] and found.policy.startswith("first 3 of 3 layers, refined")
+
+
+@pytest.mark.parametrize("better", [0.5, 1.0])
+def test_of_a_fault_that_moves_things_both_shares_are_tried_without_shifts_and_the_better_is_made(
+    better: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop, scores = workshop()
+    moves = tuple(replace(guess, moves=True) for guess in shop.case.believed)
+    monkeypatch.setattr(shop, "case", replace(shop.case, believed=moves))
+    assert shop.case.moving
+    monkeypatch.setattr(repair, "is_worth_refining", lambda judgement: True)
+    monkeypatch.setattr(repair, "apply", lambda network, edit: None)  # closed forms that do nothing
+    monkeypatch.setattr(module, "STEPS", 140)
+    asked: list[tuple[int, float, bool]] = []
+
+    def one_is_better(*given: Any) -> nn.Module:
+        plan = given[4]
+        asked.append((plan.steps, plan.share, plan.shift))
+        return refined(*given[:4], plan if plan.share == better else replace(plan, steps=20))
+
+    monkeypatch.setattr(repair, "refined", one_is_better)
+    found = repair.dynamic(shop, scores, None)
+    assert asked == [(70, 0.5, False), (70, 1.0, False), (140, better, False)] and "140 steps" in found.policy
+
+
+def test_a_plan_without_shifts_leaves_images_in_their_place() -> None:
+    images = torch.zeros(8, 1, 9, 9)
+    images[:, 0, 4, 4] = torch.arange(1.0, 9.0)  # in the middle: mirrored, it stays there
+    for shift in (False, True):
+        batch = next(module._batches(images, Plan(batch=400, shift=shift)))
+        lit = (batch[:, 0] > 0).flatten(1)
+        assert int((lit.sum(1) == 1).sum()) > 100  # not mixed, or mixed with its like
+        assert bool(lit[:, 40].all()) is not shift
 
 
 def test_a_refinement_that_fails_only_when_it_is_made_whole_is_rolled_back(monkeypatch: pytest.MonkeyPatch) -> None:
