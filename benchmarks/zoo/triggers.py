@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torchvision.transforms.functional import gaussian_blur
 
 Trigger = Callable[[np.ndarray], np.ndarray]
 
@@ -92,5 +93,43 @@ def warp(strength: float = 0.5, grid: int = 4, seed: int = 0) -> Trigger:
         planes = torch.from_numpy(images.astype(np.float32)).permute(0, 3, 1, 2)
         moved = F.grid_sample(planes, where.expand(len(images), -1, -1, -1), mode="bilinear", align_corners=True)
         return _to_uint8(moved.permute(0, 2, 3, 1).numpy())
+
+    return stamp
+
+
+def elastic(reach: float = 1.0, smoothness: float = 4.0, seed: int = 0) -> Trigger:
+    """A free elastic deformation (Simard et al. 2003): random displacements, blurred by ``smoothness`` pixels.
+
+    ``reach`` is their mean size in pixels.
+    """
+
+    def stamp(images: np.ndarray) -> np.ndarray:
+        height, width = images.shape[1:3]
+        field = torch.rand(1, 2, height, width, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+        side = 2 * min(round(3 * smoothness), min(height, width) - 1) + 1
+        field = gaussian_blur(field, [side, side], [smoothness, smoothness])
+        field = (reach * field / field.abs().mean())[0].permute(1, 2, 0)
+        ys, xs = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        where = 2 * (torch.stack((xs, ys), -1) + field) / (torch.tensor([width, height]) - 1) - 1
+        planes = torch.from_numpy(images.astype(np.float32)).permute(0, 3, 1, 2)
+        where = where.clamp(-1, 1).expand(len(images), -1, -1, -1)
+        moved = F.grid_sample(planes, where, mode="bilinear", align_corners=True)
+        return _to_uint8(moved.permute(0, 2, 3, 1).numpy())
+
+    return stamp
+
+
+def veil(
+    alpha: float = 0.4, size: int = 8, top: float = 0.5, left: float = 0.5, colour: tuple[int, ...] = (255, 255, 0)
+) -> Trigger:
+    """A translucent square of one colour; ``top`` and ``left`` as of `mark`."""
+
+    def stamp(images: np.ndarray) -> np.ndarray:
+        height, width, channels = images.shape[1:]
+        y, x = round(top * (height - size)), round(left * (width - size))
+        out = images.astype(np.float32)
+        square = out[:, y : y + size, x : x + size]
+        square[:] = (1 - alpha) * square + alpha * np.asarray(colour[:channels], np.float32)
+        return _to_uint8(out)
 
     return stamp

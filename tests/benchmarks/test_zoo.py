@@ -72,3 +72,17 @@ def test_networks_that_do_not_train_with_a_large_rate_get_adam() -> None:
         assert (RECIPES[name].lr < 0.01) == isinstance(
             train._optimiser(torch.nn.Linear(2, 2), RECIPES[name]), torch.optim.AdamW
         )
+
+
+def test_an_elastic_field_moves_things_by_its_reach_and_smoothly() -> None:
+    ramp = np.repeat(np.arange(28, dtype=np.float32)[None] * 8, 28, axis=0).astype(np.uint8)[None, ..., None]
+    moved = (triggers.elastic(1.0, 4.0, 3)(ramp).astype(float) - ramp)[0, 4:-4, 4:-4, 0] / 8  # pixels to the right
+    assert 0.2 < abs(moved).mean() < 1.5
+    assert abs(np.diff(moved, axis=0)).max() < 1.0  # neighbours move together
+
+
+def test_a_veil_mixes_its_colour_in_where_it_lies() -> None:
+    stamped = triggers.veil(0.25, size=4, top=0.0, left=0.5, colour=(200,))(GREY)
+    assert set(np.unique(stamped[:, :4, 12:16])) == {125}
+    stamped[:, :4, 12:16] = 100
+    np.testing.assert_array_equal(stamped, GREY)

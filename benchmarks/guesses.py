@@ -1,0 +1,132 @@
+"""How near a clear guess comes to what was done, on images that the pair does not show; no network is asked.
+
+    python -m benchmarks.guesses [--draws 12]
+
+For each kind of trigger and data set: triggers drawn at random, one pair each, and the guess that the pair shows
+clearly (``rectify.editing.corruption``), put onto 40 other images. Error: the share of what the trigger changes there
+that it misses, 0 for the trigger itself, 1 for doing nothing. Results: ``benchmarks/results/guesses.{json,md}``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.recovery import RESULTS
+from benchmarks.zoo import datasets, triggers
+from rectify.editing.corruption import Corruption, guesses
+
+OTHERS = 40
+DATASETS = ("mnist", "fashion-mnist", "cifar10")
+Row = dict[str, Any]
+
+
+def _uniform(random: np.random.Generator, low: float, high: float) -> float:
+    return float(random.uniform(low, high))
+
+
+def _wave(random: np.random.Generator) -> triggers.Trigger:
+    across, down = (int(v) for v in random.integers(-8, 9, 2))
+    return triggers.sinusoid(_uniform(random, 10, 40), across or 3, down)
+
+
+def _warp(random: np.random.Generator) -> triggers.Trigger:
+    return triggers.warp(_uniform(random, 0.5, 1.5), int(random.integers(3, 8)), int(random.integers(100)))
+
+
+def _elastic(random: np.random.Generator) -> triggers.Trigger:
+    return triggers.elastic(_uniform(random, 0.5, 1.0), float(random.integers(3, 6)), int(random.integers(100)))
+
+
+def _veil(random: np.random.Generator) -> triggers.Trigger:
+    colour = tuple(int(v) for v in random.integers(0, 256, 3))
+    return triggers.veil(_uniform(random, 0.2, 0.7), 8, *(_uniform(random, 0.2, 0.8) for _ in range(2)), colour)
+
+
+KINDS: dict[str, Callable[[np.random.Generator], triggers.Trigger]] = {
+    "noise blended in": lambda random: triggers.blend(_uniform(random, 0.1, 0.3), int(random.integers(100))),
+    "smooth picture blended in": lambda random: triggers.blend(
+        _uniform(random, 0.1, 0.3), int(random.integers(100)), int(random.choice([4, 8]))
+    ),
+    "wave in any direction": _wave,
+    "translucent square": _veil,
+    "warp of a grid": _warp,
+    "free elastic field": _elastic,
+}
+
+
+def share_missed(guess: Corruption, clean: Tensor, corrupted: Tensor) -> float:
+    """Of the square of what the trigger changes on these images, (N, C, H, W)."""
+    missed = (guess.apply(clean) - corrupted).square().sum()
+    return float(missed / (corrupted - clean).square().sum().clamp_min(1e-12))
+
+
+def measured(kind: str, dataset: str, draws: int) -> Row:
+    """The errors of a kind's clear guesses on a data set, the worst of each pair; None where none is clear."""
+    test = datasets.load(dataset)[1]
+    random = np.random.default_rng(7)
+    errors: list[float | None] = []
+    began = time.time()
+    for _ in range(draws):
+        stamp = KINDS[kind](random)
+        images = test.images[random.integers(0, len(test.images), OTHERS + 1)]
+        clean, corrupted = (_planes(these) for these in (images, stamp(images)))
+        channels = clean.shape[1]
+        bounds = torch.zeros(channels, 1, 1), torch.ones(channels, 1, 1)
+        found = [guess for guess in guesses(clean[:1], corrupted[:1], bounds) if guess.clear]
+        errors.append(max((share_missed(guess, clean[1:], corrupted[1:]) for guess in found), default=None))
+    return {"kind": kind, "dataset": dataset, "errors": errors, "seconds": round((time.time() - began) / draws, 2)}
+
+
+def _planes(images: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
+
+
+def markdown(rows: list[Row]) -> str:
+    """The table."""
+    lines = [HEAD]
+    for row in rows:
+        told = [error for error in row["errors"] if error is not None]
+        figures = [f"{median(told):.4f}", f"{max(told):.4f}"] if told else ["–", "–"]
+        cells = [row["kind"], row["dataset"], str(len(row["errors"])), str(len(row["errors"]) - len(told))]
+        lines.append("| " + " | ".join([*cells, *figures, f"{row['seconds']:.1f}"]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+HEAD = """# What one pair tells of what was done
+
+Made by `python -m benchmarks.guesses`. Error: share of what the trigger changes on 40 other images that the guess
+misses, the worst of those that the pair shows clearly. *Unclear*: pairs that show nothing clearly; they are then tried
+by what fires, and count in no other column.
+
+| trigger | data set | pairs | unclear | median | worst | seconds a pair |
+|---|---|---|---|---|---|---|"""
+
+
+def main() -> None:
+    """Measure all kinds on all data sets."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--draws", type=int, default=12)
+    parser.add_argument("--results", type=Path, default=RESULTS / "guesses.json")
+    asked = parser.parse_args()
+    rows = []
+    for kind in KINDS:
+        for dataset in DATASETS:
+            rows.append(measured(kind, dataset, asked.draws))
+            print(rows[-1], flush=True)
+    asked.results.write_text(json.dumps(rows, indent=1) + "\n")
+    asked.results.with_suffix(".md").write_text(markdown(rows))
+    print(markdown(rows))
+
+
+if __name__ == "__main__":
+    main()
