@@ -24,6 +24,7 @@ from torch import Tensor
 from benchmarks.recovery import RESULTS
 from benchmarks.zoo import datasets, triggers
 from rectify.editing.corruption import Corruption, guesses
+from rectify.editing.warps import share
 
 OTHERS = 40
 DATASETS = ("mnist", "fashion-mnist", "cifar10")
@@ -66,8 +67,7 @@ KINDS: dict[str, Callable[[np.random.Generator], triggers.Trigger]] = {
 
 def share_missed(guess: Corruption, clean: Tensor, corrupted: Tensor) -> float:
     """Of the square of what the trigger changes on these images, (N, C, H, W)."""
-    missed = (guess.apply(clean) - corrupted).square().sum()
-    return float(missed / (corrupted - clean).square().sum().clamp_min(1e-12))
+    return share(guess.apply(clean) - corrupted, corrupted - clean)
 
 
 def measured(kind: str, dataset: str, draws: int) -> Row:

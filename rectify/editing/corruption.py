@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rectify.editing.warps import Warp, displace, warps
-from rectify.editing.waves import plane_wave
+from rectify.editing.warps import Warp, displace, share, warps
+from rectify.editing.waves import frequency_of, plane_wave
 
 Bounds = tuple[Tensor, Tensor]
 PASTED_FROM = (0.05, 0.15, 0.3, 0.5, 0.7)  # of the largest change of the image: what counts as changed
@@ -73,18 +73,18 @@ def guesses(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> list[Corruption
     moved = aligned(clean, corrupted)
     others = _on_place(clean, clean, corrupted, bounds)
     if moved is not None:  # a picture that is off its place shows nothing clearly, or nothing at all
-        off = _share(corrupted - moved, corrupted - clean) < _MOVED_LEAVES
+        off = share(corrupted - moved, corrupted - clean) < _MOVED_LEAVES
         others = [] if off else [replace(guess, clear=False) for guess in others]
         others += _on_place(clean, moved, corrupted, bounds)
-    warps = _warps(clean, corrupted)
-    if any(guess.clear for guess in warps):  # which takes far fewer numbers, and moves edges as a blend might
+    smooth = _warps(clean, corrupted)
+    if any(guess.clear for guess in smooth):  # which takes far fewer numbers, and moves edges as a blend might
         others = [replace(guess, clear=False) for guess in others]
-    return others + warps
+    return others + smooth
 
 
 def _on_place(clean: Tensor, seen: Tensor, corrupted: Tensor, bounds: Bounds) -> list[Corruption]:
     """The guesses that compare pixel by pixel, with ``seen``: the clean image, as it is or moved."""
-    needed = _share(corrupted - seen, corrupted - clean)
+    needed = share(corrupted - seen, corrupted - clean)
     found: list[Corruption | None] = [_added(seen, corrupted, bounds, needed)]
     found += _pasted(clean, seen, corrupted, bounds)
     found.append(_blended(seen, corrupted, bounds, needed))
@@ -123,10 +123,6 @@ def _correlation(one: Tensor, other: Tensor) -> float:
     return float((a * b).sum() / (a.square().sum() * b.square().sum()).sqrt().clamp_min(1e-12))
 
 
-def _share(part: Tensor, whole: Tensor) -> float:
-    return float(part.square().sum() / whole.square().sum().clamp_min(1e-12))
-
-
 def _clamp(x: Tensor, bounds: Bounds) -> Tensor:
     return torch.minimum(torch.maximum(x, bounds[0]), bounds[1])
 
@@ -146,26 +142,32 @@ def _striped(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> Corruption | N
     that what was added to them is less than what is added where there is room. The first that explains it is taken:
     a sine is told from fewest pixels, while stripes of which one is hidden altogether stay unknown.
     """
-    low, high = (bound.to(clean).reshape(1, -1, 1, 1) for bound in bounds)
-    margin = _CLIPPED * (high - low)
-    free = (corrupted > low + margin) & (corrupted < high - margin)
+    free = _free(corrupted, bounds)
     difference = corrupted - clean
-    if _share(difference[free], difference) < _FREE_SHOW:
+    if share(difference[free], difference) < _FREE_SHOW:
         return None
     for pattern in _patterns(difference, free):
-        left = _share((difference - pattern)[free], difference[free])
+        left = share((difference - pattern)[free], difference[free])
         if left <= _STRIPES_LEAVE:
             return Corruption("striped", _adding(pattern, bounds), left, clear=True)
     return None
 
 
+def _free(image: Tensor, bounds: Bounds) -> Tensor:
+    """Where an image, (1, C, H, W), is neither black nor white, bool."""
+    low, high = (bound.to(image).reshape(1, -1, 1, 1) for bound in bounds)
+    margin = _CLIPPED * (high - low)
+    return (image > low + margin) & (image < high - margin)
+
+
 def _patterns(difference: Tensor, free: Tensor) -> Iterator[Tensor]:
     """What `_striped` tries, each (1, C, H, W), in its order."""
-    yield plane_wave(difference[0], free[0])[None]
+    frequency = frequency_of(difference[0], free[0])
+    yield plane_wave(difference[0], free[0], frequency)[None]
     shown = difference.where(free, torch.nan)
     for axis in (2, 3):
         yield shown.nanmedian(dim=axis, keepdim=True).values.nan_to_num(0.0).expand_as(difference)
-    yield plane_wave(difference[0], free[0], _HARMONICS)[None]
+    yield plane_wave(difference[0], free[0], frequency, _HARMONICS)[None]
 
 
 def _pasted(clean: Tensor, seen: Tensor, corrupted: Tensor, bounds: Bounds) -> list[Corruption]:
@@ -190,7 +192,7 @@ def _pasted(clean: Tensor, seen: Tensor, corrupted: Tensor, bounds: Bounds) -> l
             tries.append((box, corrupted))
         for where, picture in tries:
             left = torch.where(where, picture, seen) - corrupted
-            found.append(_paste(where, picture, _share(left, corrupted - clean)))
+            found.append(_paste(where, picture, share(left, corrupted - clean)))
     return found
 
 
@@ -215,8 +217,7 @@ def _tinted(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> Corruption | No
     if not bool(box.any()):
         return None
     low, high = (bound.to(clean).reshape(1, -1, 1, 1) for bound in bounds)
-    margin = _CLIPPED * (high - low)
-    use = (box & (corrupted > low + margin) & (corrupted < high - margin)).double()
+    use = (box & _free(corrupted, bounds)).double()
     count = use.sum((2, 3), keepdim=True).clamp_min(1)
     x, y = clean.double(), corrupted.double()
     middle_x, middle_y = ((image * use).sum((2, 3), keepdim=True) / count for image in (x, y))
@@ -230,7 +231,7 @@ def _tinted(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> Corruption | No
     def apply(images: Tensor) -> Tensor:
         return torch.where(box, _clamp(gain * images + offset, bounds), images)
 
-    left = _share(apply(clean) - corrupted, corrupted - clean)
+    left = share(apply(clean) - corrupted, corrupted - clean)
     return Corruption("tinted", apply, left, clear=True) if left < _TINT_LEAVES else None
 
 

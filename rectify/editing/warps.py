@@ -45,12 +45,19 @@ def warps(clean: Tensor, corrupted: Tensor) -> list[Warp]:
     if min((_left(x, y, control) for control in found.values()), default=1.0) < HOPELESS:
         found = {grid: _descended(x, y, control, FINE) for grid, control in found.items()}
         best = min(found.values(), key=lambda control: _left(x, y, control))
+        field = _displacements(best, x.shape[2:]).permute(0, 3, 1, 2)
         for grid in grids:
-            start = F.interpolate(_field(best, x.shape[2:]), (grid, grid), mode="bilinear", align_corners=True)
+            start = F.interpolate(field, (grid, grid), mode="bilinear", align_corners=True)
             found[grid] = min(found[grid], _descended(x, y, start, FINE), key=lambda control: _left(x, y, control))
     ratio = max(clean.shape[2:]) / max(x.shape[2:])
-    fields = {grid: ratio * _field(control, clean.shape[2:]).permute(0, 2, 3, 1) for grid, control in found.items()}
-    return [Warp(grid, field, _share_left(clean, corrupted, field)) for grid, field in fields.items()]
+    fields = {grid: ratio * _displacements(control, clean.shape[2:]) for grid, control in found.items()}
+    whole = corrupted - clean
+    return [Warp(grid, field, share(displace(clean, field) - corrupted, whole)) for grid, field in fields.items()]
+
+
+def share(part: Tensor, whole: Tensor) -> float:
+    """Sum of squares of one, relative to that of the other."""
+    return float(part.square().sum() / whole.square().sum().clamp_min(1e-12))
 
 
 def displace(x: Tensor, field: Tensor) -> Tensor:
@@ -76,7 +83,7 @@ def register(x: Tensor, y: Tensor, control: Tensor, smoothness: float) -> Tensor
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        misfit = (displace(x, _field(control, x.shape[2:]).permute(0, 2, 3, 1)) - y).square().mean() / variance
+        misfit = (displace(x, _displacements(control, x.shape[2:])) - y).square().mean() / variance
         rough = control.diff(dim=2).square().mean() + control.diff(dim=3).square().mean()
         loss: Tensor = misfit + smoothness * (rough + 0.01 * control.square().mean())
         loss.backward()
@@ -96,17 +103,13 @@ def _descended(x: Tensor, y: Tensor, control: Tensor, stages: Sequence[tuple[flo
     return best
 
 
-def _field(control: Tensor, size: Sequence[int]) -> Tensor:
-    """(1, 2, H, W)"""
-    return F.interpolate(control, tuple(size), mode="bicubic", align_corners=True)
+def _displacements(control: Tensor, size: Sequence[int]) -> Tensor:
+    """(1, H, W, 2), of control points (1, 2, g, g)."""
+    return F.interpolate(control, tuple(size), mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
 
 
 def _left(x: Tensor, y: Tensor, control: Tensor) -> float:
-    return _share_left(x, y, _field(control, x.shape[2:]).permute(0, 2, 3, 1))
-
-
-def _share_left(x: Tensor, y: Tensor, field: Tensor) -> float:
-    return float((displace(x, field) - y).square().sum() / (x - y).square().sum().clamp_min(1e-12))
+    return share(displace(x, _displacements(control, x.shape[2:])) - y, x - y)
 
 
 def _blurred(image: Tensor, pixels: float) -> Tensor:

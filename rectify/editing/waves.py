@@ -14,11 +14,10 @@ FINER = 2.5
 PLACES = 4_096  # pixels, drawn at random, that the search looks at; the wave itself is fitted to all
 
 
-def plane_wave(difference: Tensor, free: Tensor, harmonics: int = 1) -> Tensor:
-    """The wave, of one direction and length for all channels, that explains most of a difference.
+def frequency_of(difference: Tensor, free: Tensor) -> Tensor:
+    """The frequency of the plane wave that explains most of a difference, (1, 2), in periods down and across the image.
 
-    A least-squares fit of ``a cos(φ) + b sin(φ)`` with ``φ = 2 π (f_y y / H + f_x x / W)`` and a and b for each
-    channel; f, in periods down and across the image, by search around the peaks of the spectrum.
+    Searched around the peaks of the spectrum, by the least-squares fit of `plane_wave`.
 
     Parameters
     ----------
@@ -26,24 +25,37 @@ def plane_wave(difference: Tensor, free: Tensor, harmonics: int = 1) -> Tensor:
         (C, H, W) what was added.
     free
         (C, H, W) bool: pixels that show it. Nothing is known of the others.
-    harmonics
-        With more than one, multiples of f are fitted too, once it is found: a wave that is no sine.
-
-    Returns
-    -------
-    Tensor
-        (C, H, W), in all pixels.
     """
-    size = difference.shape[1:]
-    w = free.double()
-    seen = difference.double() * w
-    places = torch.cartesian_prod(*(torch.arange(side).to(seen) / side for side in size))
+    places, seen, w = _pixels(difference, free)
     some = torch.randperm(len(places), generator=torch.Generator().manual_seed(0))[:PLACES].to(w.device)
-    sample = places[some], seen.flatten(1)[:, some], w.flatten(1)[:, some]
-    best = torch.stack([_followed(start, *sample) for start in _peaks(seen)])
-    waves = _waves(best[_explained(best, *sample).argmax()][None], places, harmonics)
-    amplitudes = _amplitudes(waves, seen.flatten(1), w.flatten(1))
-    return (amplitudes[0] @ waves[0]).reshape(difference.shape).to(difference)
+    sample = places[some], seen[:, some], w[:, some]
+    best = torch.stack([_followed(start, *sample) for start in _peaks(seen.reshape(difference.shape))])
+    return best[_explained(best, *sample).argmax()][None]
+
+
+def plane_wave(difference: Tensor, free: Tensor, frequency: Tensor, harmonics: int = 1) -> Tensor:
+    """The wave of a frequency, one for all channels, that explains most of a difference: (C, H, W), in all pixels.
+
+    A least-squares fit of ``a cos(φ) + b sin(φ)`` with ``φ = 2 π (f_y y / H + f_x x / W)`` and a and b for each
+    channel.
+
+    Parameters
+    ----------
+    difference, free, frequency
+        As of `frequency_of`.
+    harmonics
+        With more than one, multiples of the frequency are fitted too: a wave that is no sine.
+    """
+    places, seen, w = _pixels(difference, free)
+    waves = _waves(frequency, places, harmonics)
+    return (_amplitudes(waves, seen, w)[0] @ waves[0]).reshape(difference.shape).to(difference)
+
+
+def _pixels(difference: Tensor, free: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where each pixel lies, (P, 2) in [0, 1), what it shows, (C, P), and whether it counts, (C, P)."""
+    w = free.flatten(1).double()
+    seen = difference.flatten(1).double() * w
+    return torch.cartesian_prod(*(torch.arange(side).to(seen) / side for side in difference.shape[1:])), seen, w
 
 
 def _peaks(seen: Tensor) -> Tensor:
