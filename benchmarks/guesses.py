@@ -4,7 +4,8 @@
 
 For each kind of trigger and data set: triggers drawn at random, one pair each, and the guess that the pair shows
 clearly (``rectify.editing.corruption``), put onto 40 other images. Error: the share of what the trigger changes there
-that it misses, 0 for the trigger itself, 1 for doing nothing. Results: ``benchmarks/results/guesses.{json,md}``.
+that it misses, 0 for the trigger itself, 1 for doing nothing. Results: ``benchmarks/results/guesses.{json,md}``;
+a row that is there is not run again.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -54,6 +56,9 @@ def _veil(random: np.random.Generator) -> triggers.Trigger:
 
 
 KINDS: dict[str, Callable[[np.random.Generator], triggers.Trigger]] = {
+    "mark": lambda random: triggers.mark(
+        _uniform(random, 0, 1), _uniform(random, 0, 1), int(random.integers(2, 6)), int(random.integers(100))
+    ),
     "noise blended in": lambda random: triggers.blend(_uniform(random, 0.1, 0.3), int(random.integers(100))),
     "smooth picture blended in": lambda random: triggers.blend(
         _uniform(random, 0.1, 0.3), int(random.integers(100)), int(random.choice([4, 8]))
@@ -75,6 +80,7 @@ def measured(kind: str, dataset: str, draws: int) -> Row:
     test = datasets.load(dataset)[1]
     random = np.random.default_rng(7)
     errors: list[float | None] = []
+    warped = []
     began = time.time()
     for _ in range(draws):
         stamp = KINDS[kind](random)
@@ -82,9 +88,12 @@ def measured(kind: str, dataset: str, draws: int) -> Row:
         clean, corrupted = (_planes(these) for these in (images, stamp(images)))
         channels = clean.shape[1]
         bounds = torch.zeros(channels, 1, 1), torch.ones(channels, 1, 1)
-        found = [guess for guess in guesses(clean[:1], corrupted[:1], bounds) if guess.clear]
+        tried = guesses(clean[:1], corrupted[:1], bounds)
+        warped.append(min(guess.misfit for guess in tried if guess.moves))
+        found = [guess for guess in tried if guess.clear]
         errors.append(max((share_missed(guess, clean[1:], corrupted[1:]) for guess in found), default=None))
-    return {"kind": kind, "dataset": dataset, "errors": errors, "seconds": round((time.time() - began) / draws, 2)}
+    seconds = round((time.time() - began) / draws, 2)
+    return {"kind": kind, "dataset": dataset, "errors": errors, "warp_leaves": warped, "seconds": seconds}
 
 
 def _planes(images: np.ndarray) -> Tensor:
@@ -97,8 +106,9 @@ def markdown(rows: list[Row]) -> str:
     for row in rows:
         told = [error for error in row["errors"] if error is not None]
         figures = [f"{median(told):.4f}", f"{max(told):.4f}"] if told else ["–", "–"]
-        cells = [row["kind"], row["dataset"], str(len(row["errors"])), str(len(row["errors"]) - len(told))]
-        lines.append("| " + " | ".join([*cells, *figures, f"{row['seconds']:.1f}"]) + " |")
+        cells = [row["kind"], row["dataset"], str(len(row["errors"])), str(len(row["errors"]) - len(told)), *figures]
+        cells += [f"{min(row['warp_leaves']):.4f}", f"{row['seconds']:.1f}"]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -106,10 +116,11 @@ HEAD = """# What one pair tells of what was done
 
 Made by `python -m benchmarks.guesses`. Error: share of what the trigger changes on 40 other images that the guess
 misses, the worst of those that the pair shows clearly. *Unclear*: pairs that show nothing clearly; they are then tried
-by what fires, and count in no other column.
+by what fires, and count in neither. *A warp leaves*: at the least, of the difference of any of these pairs, whatever
+was done to it.
 
-| trigger | data set | pairs | unclear | median | worst | seconds a pair |
-|---|---|---|---|---|---|---|"""
+| trigger | data set | pairs | unclear | median | worst | a warp leaves | seconds a pair |
+|---|---|---|---|---|---|---|---|"""
 
 
 def main() -> None:
@@ -118,12 +129,13 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=12)
     parser.add_argument("--results", type=Path, default=RESULTS / "guesses.json")
     asked = parser.parse_args()
-    rows = []
-    for kind in KINDS:
-        for dataset in DATASETS:
+    rows: list[Row] = json.loads(asked.results.read_text()) if asked.results.exists() else []
+    there = {(row["kind"], row["dataset"]) for row in rows}
+    for kind, dataset in product(KINDS, DATASETS):
+        if (kind, dataset) not in there:
             rows.append(measured(kind, dataset, asked.draws))
+            asked.results.write_text(json.dumps(rows, indent=1) + "\n")
             print(rows[-1], flush=True)
-    asked.results.write_text(json.dumps(rows, indent=1) + "\n")
     asked.results.with_suffix(".md").write_text(markdown(rows))
     print(markdown(rows))
 

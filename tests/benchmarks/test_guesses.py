@@ -34,20 +34,23 @@ def test_nothing_done_misses_all_and_the_trigger_itself_nothing() -> None:
 def test_every_kind_is_told_from_a_smooth_picture(kind: str, pictures: None) -> None:
     row = guesses.measured(kind, "mnist", 2)
     told = [error for error in row["errors"] if error is not None]
-    assert told and min(told) < 0.3
+    assert min(told) < 0.3 if kind != "mark" else not told  # of a mark no trait is clear: it is tried by what fires
+    assert (min(row["warp_leaves"]) < 0.05) == (kind in ("warp of a grid", "free elastic field"))
     assert "| " + kind + " | mnist | 2 |" in guesses.markdown([row])
 
 
 def test_unclear_pairs_are_counted_and_not_averaged() -> None:
-    rows = [{"kind": "k", "dataset": "d", "errors": [None, 0.25, 0.75], "seconds": 1.0}]
-    assert "| k | d | 3 | 1 | 0.5000 | 0.7500 | 1.0 |" in guesses.markdown(rows)
+    rows = [{"kind": "k", "dataset": "d", "errors": [None, 0.25, 0.75], "warp_leaves": [0.5, 0.4], "seconds": 1.0}]
+    assert "| k | d | 3 | 1 | 0.5000 | 0.7500 | 0.4000 | 1.0 |" in guesses.markdown(rows)
     rows[0]["errors"] = [None]
-    assert "| k | d | 1 | 1 | – | – | 1.0 |" in guesses.markdown(rows)
+    assert "| k | d | 1 | 1 | – | – | 0.4000 | 1.0 |" in guesses.markdown(rows)
 
 
 def test_the_results_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pictures: None) -> None:
     monkeypatch.setattr(guesses, "KINDS", {"noise blended in": guesses.KINDS["noise blended in"]})
     monkeypatch.setattr(sys, "argv", ["x", "--draws", "1", "--results", str(tmp_path / "found.json")])
+    guesses.main()
+    monkeypatch.setattr(guesses, "measured", lambda *_: pytest.fail("a row that is there is run again"))
     guesses.main()
     rows = json.loads((tmp_path / "found.json").read_text())
     assert [row["dataset"] for row in rows] == list(guesses.DATASETS) and (tmp_path / "found.md").exists()

@@ -239,6 +239,13 @@ def test_the_difference_of_two_networks_makes_one_of_the_other() -> None:
     assert all(torch.allclose(a, b) for a, b in zip(network.parameters(), wanted.parameters(), strict=True))
 
 
+def only_refinement(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every repair is refined, in 140 steps, and closed forms do nothing."""
+    monkeypatch.setattr(repair, "is_worth_refining", lambda judgement: True)
+    monkeypatch.setattr(repair, "apply", lambda network, edit: None)  # closed forms that do nothing
+    monkeypatch.setattr(module, "STEPS", 140)
+
+
 def test_a_repair_that_is_not_whole_is_refined_and_the_better_one_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     shop, scores = workshop()
     monkeypatch.setattr(repair, "is_worth_refining", lambda judgement: True)
@@ -281,9 +288,7 @@ def test_the_trial_never_sees_the_images_that_judge_and_the_whole_refinement_doe
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shop, scores = workshop()
-    monkeypatch.setattr(repair, "is_worth_refining", lambda judgement: True)
-    monkeypatch.setattr(repair, "apply", lambda network, edit: None)  # closed forms that do nothing
-    monkeypatch.setattr(module, "STEPS", 140)
+    only_refinement(monkeypatch)
     seen: list[tuple[int, Tensor]] = []
 
     def spy(*given: Any) -> nn.Module:
@@ -305,9 +310,7 @@ def test_the_trial_never_sees_the_images_that_judge_and_the_whole_refinement_doe
 
 def test_where_the_first_half_is_too_little_all_layers_move(monkeypatch: pytest.MonkeyPatch) -> None:
     shop, scores = workshop()
-    monkeypatch.setattr(repair, "is_worth_refining", lambda judgement: True)
-    monkeypatch.setattr(repair, "apply", lambda network, edit: None)  # closed forms that do nothing
-    monkeypatch.setattr(module, "STEPS", 140)
+    only_refinement(monkeypatch)
     asked: list[tuple[int, float]] = []
 
     def useless_by_half(*given: Any) -> nn.Module:
@@ -328,9 +331,7 @@ def test_of_a_fault_that_moves_things_both_shares_are_tried_without_shifts_and_t
     moves = tuple(replace(guess, moves=True) for guess in shop.case.believed)
     monkeypatch.setattr(shop, "case", replace(shop.case, believed=moves))
     assert shop.case.moving
-    monkeypatch.setattr(repair, "is_worth_refining", lambda judgement: True)
-    monkeypatch.setattr(repair, "apply", lambda network, edit: None)  # closed forms that do nothing
-    monkeypatch.setattr(module, "STEPS", 140)
+    only_refinement(monkeypatch)
     asked: list[tuple[int, float, bool]] = []
 
     def one_is_better(*given: Any) -> nn.Module:
@@ -355,9 +356,7 @@ def test_a_plan_without_shifts_leaves_images_in_their_place() -> None:
 
 def test_a_refinement_that_fails_only_when_it_is_made_whole_is_rolled_back(monkeypatch: pytest.MonkeyPatch) -> None:
     shop, scores = workshop()
-    monkeypatch.setattr(repair, "is_worth_refining", lambda judgement: True)
-    monkeypatch.setattr(repair, "apply", lambda network, edit: None)  # closed forms that do nothing
-    monkeypatch.setattr(module, "STEPS", 140)
+    only_refinement(monkeypatch)
     plain = repair.dynamic(shop, scores, None, refine=False)
 
     def diverging(*given: Any) -> nn.Module:
