@@ -131,11 +131,13 @@ def main() -> None:
     asked = parser.parse_args()
     rows: list[Row] = json.loads(asked.results.read_text()) if asked.results.exists() else []
     there = {(row["kind"], row["dataset"]) for row in rows}
-    for kind, dataset in product(KINDS, DATASETS):
+    order = list(product(KINDS, DATASETS))
+    for kind, dataset in order:
         if (kind, dataset) not in there:
             rows.append(measured(kind, dataset, asked.draws))
-            asked.results.write_text(json.dumps(rows, indent=1) + "\n")
             print(rows[-1], flush=True)
+            rows.sort(key=lambda row: order.index((row["kind"], row["dataset"])))
+            asked.results.write_text(json.dumps(rows, indent=1) + "\n")
     asked.results.with_suffix(".md").write_text(markdown(rows))
     print(markdown(rows))
 

@@ -39,7 +39,7 @@ _ROOM = 0.3  # of the range, that a pixel must have to tell a blend's share
 _NEARLY_ALL = 0.998  # of the pixels must bear a blend's share out
 _AGREE = 0.6  # of one estimate of a blend's share is the least that the other may be
 _MOST_SHARE = 0.7  # of the image, that a blend replaces; what looks like more is something else
-_WARP_LEAVES = 0.05  # of the difference, at most, if a warp is all that was done; of what is none 0.29 was left
+_WARP_LEAVES = 0.02  # of the difference, at most, if a warp is all that was done; of a mark on a digit it left 0.045
 _MOVED_LEAVES = 0.5  # of the difference, at most, if most of it was that the crops are apart
 REACH = 2  # pixels by which two crops of one picture may be apart
 
