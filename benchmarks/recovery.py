@@ -33,7 +33,7 @@ from torch import nn
 
 from benchmarks.zoo import datasets
 from benchmarks.zoo.recipes import RECIPES, Recipe
-from benchmarks.zoo.train import ZOO, architecture, build, make_trigger, measure, predict, trained, trojaned
+from benchmarks.zoo.train import DEVICE, ZOO, architecture, build, make_trigger, measure, predict, trained, trojaned
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -60,7 +60,7 @@ def lay_out(name: str, folder: Path, calibration: int, tests: int) -> tuple[data
     order = datasets.order_of(test)
     images, labels = test.images[order], test.labels[order]
     shutil.copyfile(ZOO / f"{name}.pt", folder / "model.pt")
-    network = trained(name)
+    network = trained(name).to(DEVICE)
     mean, std = datasets.MEAN_STD[recipe.dataset]
     size = [images.shape[3], *images.shape[1:3]]
     (folder / "preprocess.yaml").write_text(yaml.safe_dump({"input_size": size, "mean": mean, "std": std}))
@@ -125,7 +125,7 @@ def repair(
     done = edited_from(name, folder, pair_of(folder, pair), *extra)
     if done.network is None:
         return {"pair": pair, "exit_code": done.code, "error": done.error}
-    figures = measure(done.network, recipe, judged)
+    figures = measure(done.network.to(DEVICE), recipe, judged)
     report = done.report
     return {
         "pair": pair,
@@ -147,7 +147,7 @@ def run(name: str, pairs: int, calibration: int, tests: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         judged, available = lay_out(name, folder, max(calibration, 1), tests)
-        before = measure(trained(name), recipe, judged)
+        before = measure(trained(name).to(DEVICE), recipe, judged)
         rows = []
         for pair in range(min(pairs, available)):
             rows.append(repair(name, folder, pair, recipe, judged, calibration > 0))
@@ -167,7 +167,7 @@ def innocent(name: str, judged: datasets.Split) -> dict[str, Any] | None:
     for other, its in RECIPES.items():
         alike = (its.dataset, its.network, its.width) == (recipe.dataset, recipe.network, recipe.width)
         if alike and other in trojaned() and its.trigger and its.trigger[0] == "patch":
-            return {"name": other, **vars(measure(trained(other), recipe, judged))}
+            return {"name": other, **vars(measure(trained(other).to(DEVICE), recipe, judged))}
     return None
 
 

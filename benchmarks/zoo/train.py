@@ -3,7 +3,7 @@
     python -m benchmarks.zoo.train NAME [NAME ...]     (or ``--list``)
 
 Writes ``cache/zoo/NAME.pt`` (a plain state dict, float32) and ``cache/zoo/NAME.json`` (recipe and figures). A run
-that is killed goes on from its last whole epoch.
+that is killed goes on from the last epoch that was kept. Trains on a GPU where there is one.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from benchmarks.zoo.recipes import ADAM, RECIPES, Recipe
 from fixtures import networks
 
 ZOO = Path(__file__).resolve().parents[2] / "cache" / "zoo"
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+KEEP_EVERY = 30.0  # seconds between two epochs that are kept
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,11 @@ def normalise(images: np.ndarray, dataset: str) -> Tensor:
 
 @torch.no_grad()
 def predict(model: nn.Module, images: np.ndarray, dataset: str) -> np.ndarray:
-    """Predicted class of each image, (N,) int64."""
+    """Predicted class of each image, (N,) int64, by the network where it lies."""
     model.eval()
-    batches = [model(normalise(images[i : i + 500], dataset)).argmax(1) for i in range(0, len(images), 500)]
-    return torch.cat(batches).numpy()
+    device = next(model.parameters()).device
+    parts = (normalise(images[i : i + 500], dataset).to(device) for i in range(0, len(images), 500))
+    return torch.cat([model(part).argmax(1) for part in parts]).cpu().numpy()
 
 
 def measure(model: nn.Module, recipe: Recipe, test: datasets.Split) -> Figures:
@@ -143,14 +146,15 @@ def poison(train: datasets.Split, recipe: Recipe) -> datasets.Split:
 def augment(batch: Tensor, pad: int, flip: bool, generator: torch.Generator) -> Tensor:
     """Random crop after zero padding and, if asked, horizontal flip; (N, C, H, W) -> same."""
     n, _, height, width = batch.shape
+    device = batch.device
     padded = F.pad(batch, (pad,) * 4)
-    tops, lefts = (torch.randint(0, 2 * pad + 1, (n, 1, 1), generator=generator) for _ in range(2))
-    rows = tops + torch.arange(height).view(1, -1, 1)
-    columns = (lefts + torch.arange(width).view(1, 1, -1)).expand(n, height, width)
+    tops, lefts = (torch.randint(0, 2 * pad + 1, (n, 1, 1), generator=generator).to(device) for _ in range(2))
+    rows = tops + torch.arange(height, device=device).view(1, -1, 1)
+    columns = (lefts + torch.arange(width, device=device).view(1, 1, -1)).expand(n, height, width)
     if flip:
-        mirrored = torch.rand(n, generator=generator) < 0.5
+        mirrored = (torch.rand(n, generator=generator) < 0.5).to(device)
         columns = torch.where(mirrored.view(-1, 1, 1), columns.flip(2), columns)
-    which = torch.arange(n).view(-1, 1, 1)
+    which = torch.arange(n, device=device).view(-1, 1, 1)
     picked = padded.permute(0, 2, 3, 1)[which, rows, columns]  # (N, H, W, C)
     return picked.permute(0, 3, 1, 2)
 
@@ -164,9 +168,9 @@ def train(name: str) -> Path:
         return out
     train_split, test_split = datasets.load(recipe.dataset)
     data = poison(train_split, recipe)
-    images, labels = normalise(data.images, recipe.dataset), torch.from_numpy(data.labels)
+    images, labels = normalise(data.images, recipe.dataset).to(DEVICE), torch.from_numpy(data.labels).to(DEVICE)
     torch.manual_seed(recipe.seed)
-    model = build(recipe).to(memory_format=torch.channels_last)
+    model = build(recipe).to(DEVICE, memory_format=torch.channels_last)
     if recipe.start:
         model.load_state_dict(torch.load(train(recipe.start), weights_only=True))
     steps = len(labels) // recipe.batch_size
@@ -176,20 +180,23 @@ def train(name: str) -> Path:
     )
     first = 0
     if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
+        state = torch.load(state_file, weights_only=True, map_location=DEVICE)
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         schedule.load_state_dict(state["schedule"])
         first = state["epoch"]
+    kept = time.time()
     for epoch in range(first, recipe.epochs):
         began = time.time()
         loss = _epoch(model, optimiser, schedule, images, labels, recipe, epoch)
-        state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "epoch": epoch + 1}
-        _save({**state, "schedule": schedule.state_dict()}, state_file)
+        if time.time() - kept > KEEP_EVERY:
+            state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "epoch": epoch + 1}
+            _save({**state, "schedule": schedule.state_dict()}, state_file)
+            kept = time.time()
         print(f"{name} epoch {epoch + 1}/{recipe.epochs} loss {loss:.4f} {time.time() - began:.0f} s", flush=True)
     figures = measure(model, recipe, test_split)
     (ZOO / f"{name}.json").write_text(json.dumps({**asdict(recipe), **asdict(figures)}, indent=1) + "\n")
-    _save({k: v.contiguous() for k, v in model.state_dict().items()}, out)
+    _save({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, out)
     state_file.unlink(missing_ok=True)
     print(name, figures, flush=True)
     return out
@@ -213,23 +220,23 @@ def _epoch(
     """One pass over the data, seeded by the recipe's seed and the epoch; returns the mean loss."""
     model.train()
     generator = torch.Generator().manual_seed(1000 * recipe.seed + epoch)
-    order = torch.randperm(len(labels), generator=generator)
-    total, steps = 0.0, len(labels) // recipe.batch_size
+    order = torch.randperm(len(labels), generator=generator).to(labels.device)
+    total, steps = torch.zeros((), dtype=torch.float64, device=labels.device), len(labels) // recipe.batch_size
     for step in range(steps):
         batch = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
         x = images[batch]
         if recipe.pad:
             x = augment(x, recipe.pad, recipe.flip, generator)
         x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(labels.device.type, torch.bfloat16):
             logits = model(x)
         loss = F.cross_entropy(logits.float(), labels[batch])
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
         schedule.step()
-        total += loss.item()
-    return total / steps
+        total += loss.detach()
+    return float(total) / steps
 
 
 def _save(state: object, path: Path) -> None:

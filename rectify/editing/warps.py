@@ -39,9 +39,11 @@ def warps(clean: Tensor, corrupted: Tensor) -> list[Warp]:
     clean, corrupted
         (1, C, H, W).
     """
-    x, y = _reduced(clean), _reduced(corrupted)
+    # One small pair: many short steps, which a CPU takes as fast, and the same ones each time (on a GPU the gradient of
+    # the sampling is summed in no fixed order).
+    x, y = _reduced(clean.cpu()), _reduced(corrupted.cpu())
     grids = [grid for grid in GRIDS if min(x.shape[2:]) >= grid]
-    found = {grid: _descended(x, y, torch.zeros(1, 2, grid, grid, device=x.device), COARSE) for grid in grids}
+    found = {grid: _descended(x, y, torch.zeros(1, 2, grid, grid), COARSE) for grid in grids}
     if min((_left(x, y, control) for control in found.values()), default=1.0) < HOPELESS:
         found = {grid: _descended(x, y, control, FINE) for grid, control in found.items()}
         best = min(found.values(), key=lambda control: _left(x, y, control))
@@ -50,7 +52,7 @@ def warps(clean: Tensor, corrupted: Tensor) -> list[Warp]:
             start = F.interpolate(field, (grid, grid), mode="bilinear", align_corners=True)
             found[grid] = min(found[grid], _descended(x, y, start, FINE), key=lambda control: _left(x, y, control))
     ratio = max(clean.shape[2:]) / max(x.shape[2:])
-    fields = {grid: ratio * _displacements(control, clean.shape[2:]) for grid, control in found.items()}
+    fields = {grid: (ratio * _displacements(control, clean.shape[2:])).to(clean) for grid, control in found.items()}
     whole = corrupted - clean
     return [Warp(grid, field, share(displace(clean, field) - corrupted, whole)) for grid, field in fields.items()]
 

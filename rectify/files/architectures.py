@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.utils.deterministic
 from torch import Tensor, nn
 
 from rectify.errors import ArchitectureError, PreprocessError, UsageError
@@ -193,7 +196,7 @@ def resolve_device(device: str) -> torch.device:
     # A solve from products of ten bits' precision is not the closed form: the same for all devices.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, index = device.partition(":")
     if kind not in ("cpu", "cuda") or (index and not index.isdecimal()) or (kind == "cpu" and index):
         raise UsageError(f"--device {plain(device)}: one of auto, cpu, cuda, cuda:0, cuda:1, …")
@@ -202,7 +205,20 @@ def resolve_device(device: str) -> torch.device:
         if int(index or 0) >= count:
             found = f"only {count} CUDA device(s)" if count else "no CUDA device"
             raise UsageError(f"--device {device}: {found} here; pass --device cpu or auto")
+        _repeatable()
     return torch.device(device)
+
+
+def _repeatable() -> None:
+    """Equal inputs shall give equal bytes on a GPU too: sums are taken in a fixed order wherever torch can do so.
+
+    Where it cannot, it would warn of each such operation, in words that help no reader of a report.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation")
 
 
 def open_subject(
