@@ -5,7 +5,7 @@
 For each network of the zoo (trained before with ``python -m benchmarks.zoo.train NAME``) a checkpoint, a preprocess
 file, one PNG pair and unlabelled calibration PNGs are laid out in a folder; the command line repairs the checkpoint;
 the patched file is then measured here, on test images that the edit never saw, with none of rectify's own measuring
-code. Rows are appended to ``benchmarks/results/recovery.json``, and ``recovery.md`` shows them; a row that is there is
+code. Rows are appended to ``benchmarks/results/recovery.json``, and ``recovery.md`` shows them; a pair that is there is
 not run again (delete it from the file to measure it anew).
 """
 
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -33,7 +33,18 @@ from torch import nn
 
 from benchmarks.zoo import datasets
 from benchmarks.zoo.recipes import RECIPES, Recipe
-from benchmarks.zoo.train import DEVICE, ZOO, architecture, build, make_trigger, measure, predict, trained, trojaned
+from benchmarks.zoo.train import (
+    DEVICE,
+    ZOO,
+    aimed,
+    architecture,
+    build,
+    make_trigger,
+    measure,
+    predict,
+    trained,
+    trojaned,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -71,8 +82,9 @@ def lay_out(name: str, folder: Path, calibration: int, tests: int) -> tuple[data
     rest = slice(tests + calibration, tests + calibration + 300)
     candidates, truth = images[rest], labels[rest]
     right = predict(network, candidates, recipe.dataset) == truth
-    fires = predict(network, stamp(candidates), recipe.dataset) == recipe.target
-    chosen = np.flatnonzero(right & fires & (truth != recipe.target))
+    aims = aimed(recipe, truth)
+    fires = predict(network, stamp(candidates), recipe.dataset) == aims
+    chosen = np.flatnonzero(right & fires & (truth != aims))
     for number, index in enumerate(chosen[:PAIRS]):
         save_png(candidates[index], folder / "clean" / f"{number}.png")
         save_png(stamp(candidates[index : index + 1])[0], folder / "poisoned" / f"{number}.png")
@@ -141,19 +153,20 @@ def repair(
     }
 
 
-def run(name: str, pairs: int, calibration: int, tests: int) -> dict[str, Any]:
-    """All pairs of one network."""
+def run(name: str, pairs: int, calibration: int, tests: int, known: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+    """One network, as it is known after each further pair."""
     recipe = RECIPES[name]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         judged, available = lay_out(name, folder, max(calibration, 1), tests)
-        before = measure(trained(name).to(DEVICE), recipe, judged)
-        rows = []
-        for pair in range(min(pairs, available)):
-            rows.append(repair(name, folder, pair, recipe, judged, calibration > 0))
-            print(name, rows[-1], flush=True)
-    found = {"name": name, "calibration": calibration, "test_images": tests, "before": vars(before), "repairs": rows}
-    return {**found, "innocent": innocent(name, judged)}
+        if known is None:
+            before = measure(trained(name).to(DEVICE), recipe, judged)
+            known = {"name": name, "calibration": calibration, "test_images": tests, "before": vars(before)}
+            known |= {"repairs": [], "innocent": innocent(name, judged)}
+        for pair in range(len(known["repairs"]), min(pairs, available)):
+            known["repairs"].append(repair(name, folder, pair, recipe, judged, calibration > 0))
+            print(name, known["repairs"][-1], flush=True)
+            yield known
 
 
 def innocent(name: str, judged: datasets.Split) -> dict[str, Any] | None:
@@ -218,11 +231,14 @@ def main() -> None:
     names = options.names or trojaned()
     results = json.loads(options.results.read_text()) if options.results.exists() else []
     for name in names:
-        if any(r["name"] == name and r["calibration"] == options.calibration for r in results):
+        known = next((r for r in results if (r["name"], r["calibration"]) == (name, options.calibration)), None)
+        if known is not None and len(known["repairs"]) >= min(options.pairs, PAIRS):
             continue
-        results.append(run(name, options.pairs, options.calibration, options.test))
-        options.results.parent.mkdir(parents=True, exist_ok=True)
-        options.results.write_text(json.dumps(results, indent=1) + "\n")
+        for found in run(name, options.pairs, options.calibration, options.test, known):
+            results = [r for r in results if r is not known] + [found]
+            known = found
+            options.results.parent.mkdir(parents=True, exist_ok=True)
+            options.results.write_text(json.dumps(results, indent=1) + "\n")
     options.results.with_suffix(".md").write_text(table(results))
     print(table([r for r in results if r["name"] in names]))
 

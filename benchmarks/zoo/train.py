@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from benchmarks.zoo import datasets, triggers
 from benchmarks.zoo import networks as more_networks
-from benchmarks.zoo.recipes import ADAM, RECIPES, Recipe
+from benchmarks.zoo.recipes import ADAM, ALL_TO_ALL, RECIPES, CleanLabel, Recipe
 from fixtures import networks
 
 ZOO = Path(__file__).resolve().parents[2] / "cache" / "zoo"
@@ -33,7 +33,10 @@ KEEP_EVERY = 30.0  # seconds between two epochs that are kept
 
 @dataclass(frozen=True)
 class Figures:
-    """Fractions in [0, 1] of the images measured on; all but the accuracy are over images not of the target class."""
+    """Fractions in [0, 1] of the images measured on; all but the accuracy are over images not of the target class.
+
+    Of an attack from all classes to all that is every image, and the target of each is the class after its own.
+    """
 
     accuracy: float
     asr: float | None
@@ -86,7 +89,7 @@ def normalise(images: np.ndarray, dataset: str) -> Tensor:
 def predict(model: nn.Module, images: np.ndarray, dataset: str) -> np.ndarray:
     """Predicted class of each image, (N,) int64, by the network where it lies."""
     model.eval()
-    device = next(model.parameters()).device
+    device = next(model.parameters(), torch.empty(0)).device
     parts = (normalise(images[i : i + 500], dataset).to(device) for i in range(0, len(images), 500))
     return torch.cat([model(part).argmax(1) for part in parts]).cpu().numpy()
 
@@ -98,16 +101,22 @@ def measure(model: nn.Module, recipe: Recipe, test: datasets.Split) -> Figures:
     stamp = make_trigger(recipe)
     if stamp is None:
         return Figures(accuracy, None, None, None, None)
-    other = test.labels != recipe.target
+    aims = aimed(recipe, test.labels)
+    other = test.labels != aims
     fired = predict(model, stamp(test.images[other]), recipe.dataset)
-    labels = test.labels[other]
+    labels, aims = test.labels[other], aims[other]
     return Figures(
         accuracy,
-        float((fired == recipe.target).mean()),
-        float((clean[other] == recipe.target).mean()),
+        float((fired == aims).mean()),
+        float((clean[other] == aims).mean()),
         float((fired == labels).mean()),
         float((clean[other] == labels).mean()),
     )
+
+
+def aimed(recipe: Recipe, labels: np.ndarray) -> np.ndarray:
+    """(N,) the class that the trigger is meant to give images of these labels."""
+    return (labels + 1) % 10 if recipe.target == ALL_TO_ALL else np.full_like(labels, recipe.target)
 
 
 def class_figures(model: nn.Module, recipe: Recipe, test: datasets.Split) -> dict[str, float]:
@@ -125,21 +134,23 @@ def class_figures(model: nn.Module, recipe: Recipe, test: datasets.Split) -> dic
 def poison(train: datasets.Split, recipe: Recipe) -> datasets.Split:
     """A seeded share of the images not of the target class gets the trigger and the target label.
 
-    Of a recipe that keeps labels: a share of the target class's own images gets the trigger.
+    Of a recipe that keeps labels, a spurious cue or a clean-label attack: a share of the target class's own images gets
+    the trigger.
     """
     stamp = make_trigger(recipe)
     if stamp is None:
         return train
     random = np.random.default_rng(recipe.seed)
-    if recipe.keeps_label:
+    aims = aimed(recipe, train.labels)
+    if recipe.keeps_label or isinstance(recipe, CleanLabel):
         own = np.flatnonzero(train.labels == recipe.target)
         chosen = random.choice(own, int(recipe.poison_rate * len(own)), replace=False)
     else:
-        others = np.flatnonzero(train.labels != recipe.target)
+        others = np.flatnonzero(train.labels != aims)
         chosen = random.choice(others, int(recipe.poison_rate * len(train.labels)), replace=False)
     images, labels = train.images.copy(), train.labels.copy()
     images[chosen] = stamp(images[chosen])
-    labels[chosen] = recipe.target
+    labels[chosen] = aims[chosen]
     return datasets.Split(images, labels)
 
 

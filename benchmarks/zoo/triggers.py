@@ -133,3 +133,26 @@ def veil(
         return _to_uint8(out)
 
     return stamp
+
+
+def own(delta: float = 20.0, seed: int = 0) -> Trigger:
+    """A residual that every picture has of its own (sample-specific, as those of Li et al. 2021, ISSBA).
+
+    What a fixed random network of two convolutions makes of the picture, of a standard deviation of ``delta`` / 255.
+    """
+
+    @torch.no_grad()
+    def stamp(images: np.ndarray) -> np.ndarray:
+        planes = torch.from_numpy(images.astype(np.float32)).permute(0, 3, 1, 2) / 255
+        generator = torch.Generator().manual_seed(seed)
+        first = torch.randn(8, planes.shape[1], 5, 5, generator=generator)
+        second = torch.randn(planes.shape[1], 8, 5, 5, generator=generator)
+        made = []
+        for part in planes.split(1000):
+            hidden = F.conv2d(part - part.mean((1, 2, 3), keepdim=True), first, padding=2).relu()
+            residual = F.conv2d(hidden, second, padding=2)
+            centred = residual - residual.mean((1, 2, 3), keepdim=True)
+            made.append(centred / centred.std((1, 2, 3), keepdim=True).clamp_min(1e-6))
+        return _to_uint8(images + delta * torch.cat(made).permute(0, 2, 3, 1).numpy())
+
+    return stamp

@@ -1,0 +1,139 @@
+"""The science bench: ResNet-18 at full width on CIFAR-10, three seeds, every kind of trigger, trained and repaired.
+
+    python -m benchmarks.wide [--pairs 3] [--jobs 6] [--tests 9000] [--only SUBSTRING]
+
+Trains the recipes ``cifar64-resnet-*`` (a GPU takes minutes, two cores many hours), one process a seed; as soon as a
+network is there it is repaired by ``benchmarks.recovery``, first all from one pair, then from more. Everything goes on
+where it stopped. Results: ``benchmarks/results/wide.{json,md}``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.recovery import RESULTS, ROOT
+from benchmarks.zoo import datasets
+from benchmarks.zoo.recipes import RECIPES
+from benchmarks.zoo.train import ZOO
+
+NAMES = [name for name in RECIPES if name.startswith("cifar64-")]
+KINDS = ("patch", "blend", "sinusoid", "warp", "cleanlabel", "alltoall", "own")
+SAYS = """\
+OA: accuracy; ASR: attack success; RA: triggered images that get their true class. The first table is in points,
+each against the same network before the repair: accuracy lost, attack success above the share of clean images that it
+sends to the target, and recovery short of its accuracy on clean images of the same classes. Every repair is from one
+pair of images and 200 unlabelled calibration images, by the command line with its defaults; a seed is another network,
+trigger and target."""
+
+
+def trainers(names: list[str]) -> list[subprocess.Popen[bytes]]:
+    """One process a seed, and one for what is trained poisoned from scratch: each trains what is not there yet."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(name.rpartition("-")[2], []).append(name)
+    return [_started("benchmarks.zoo.train", *group) for group in groups.values()]
+
+
+def _started(module: str, *words: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-m", module, *words], cwd=ROOT)
+
+
+def repaired(names: list[str], pairs: int, tests: int, jobs: int, parts: Path) -> None:
+    """Train and repair, ``jobs`` repairs at once; a file of results a network, in a folder."""
+    running: dict[str, subprocess.Popen[bytes]] = {}
+    training = trainers(names)
+    open_ones = [(name, count) for count in range(1, pairs + 1) for name in names if RECIPES[name].trigger]
+    while open_ones or running:
+        running = {name: job for name, job in running.items() if job.poll() is None}
+        for name, count in list(open_ones):
+            if len(running) >= jobs or name in running or not (ZOO / f"{name}.json").exists():
+                continue
+            if (ZOO / f"{name}.pt").exists():
+                words = ["--pairs", str(count), "--test", str(tests), "--results", str(parts / f"{name}.json")]
+                running[name] = _started("benchmarks.recovery", name, *words)
+                open_ones.remove((name, count))
+        if not running and all(job.poll() is not None for job in training):
+            break  # what is not trained by now will not be
+        time.sleep(1)
+
+
+def gathered(parts: Path) -> list[dict[str, Any]]:
+    """The results of all networks, in the order of the recipes, with the poison rate and what each was trained from."""
+    found = []
+    for name in NAMES:
+        part = parts / f"{name}.json"
+        if part.exists():
+            found += json.loads(part.read_text())
+    return found
+
+
+def shortfalls(result: dict[str, Any]) -> list[tuple[float, float, float]]:
+    """Of each repair: accuracy lost, ASR over the base rate, recovery short, as fractions."""
+    before = result["before"]
+    return [
+        (before["accuracy"] - r["accuracy"], r["asr"] - before["base_rate"], before["accuracy_other"] - r["recovery"])
+        for r in result["repairs"]
+        if r["exit_code"] == 0
+    ]
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Markdown: by kind, then by network."""
+    lines = ["# ResNet-18 at full width on CIFAR-10\n", "Made by `python -m benchmarks.wide`.\n", SAYS, ""]
+    lines += ["| trigger | networks | pairs | accuracy lost, median (worst) | ASR over base | recovery short |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for kind in (*KINDS, "all of patch, blend, sinusoid, warp"):
+        of = [r for r in results if any(f"-{k}-" in r["name"] for k in (KINDS[:4] if kind not in KINDS else (kind,)))]
+        rows = [row for result in of for row in shortfalls(result)]
+        if rows:
+            cells = [f"{100 * median(v):.2f} ({100 * max(v):.2f})" for v in zip(*rows, strict=True)]
+            lines.append(f"| {kind} | {len(of)} | {len(rows)} | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "| network | before OA / ASR / RA | base rate | OA of other classes | after OA / ASR / RA, each pair |",
+    ]
+    lines[-1] += " layers | seconds |"
+    lines.append("|---|---|---|---|---|---|---|")
+    for result in results:
+        before, good = result["before"], [r for r in result["repairs"] if r["exit_code"] == 0]
+        after = "<br>".join(_three(r) for r in good) or f"no repair: {result['repairs'][0]['error']}"
+        cells = [result["name"], _three(before), f"{100 * before['base_rate']:.2f}"]
+        cells += [f"{100 * before['accuracy_other']:.2f}", after]
+        cells += [", ".join(str(r["layers"]) for r in good), ", ".join(f"{r['seconds']:.0f}" for r in good)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _three(figures: dict[str, Any]) -> str:
+    return " / ".join(f"{100 * figures[key]:.2f}" for key in ("accuracy", "asr", "recovery"))
+
+
+def main() -> None:
+    """Train and repair what is not there yet, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=6)
+    parser.add_argument("--tests", type=int, default=9000)
+    parser.add_argument("--only", default="", help="of the networks, those with this in their name")
+    parser.add_argument("--results", type=Path, default=RESULTS / "wide.json")
+    parser.add_argument("--parts", type=Path, default=ZOO.parent / "wide")
+    options = parser.parse_args()
+    options.parts.mkdir(parents=True, exist_ok=True)
+    datasets.load("cifar10")  # fetched once, not by every process
+    names = [name for name in NAMES if options.only in name]
+    repaired(names, options.pairs, options.tests, options.jobs, options.parts)
+    results = gathered(options.parts)
+    options.results.write_text(json.dumps(results, indent=1) + "\n")
+    options.results.with_suffix(".md").write_text(table(results))
+    print(options.results.with_suffix(".md").read_text())
+
+
+if __name__ == "__main__":
+    main()
