@@ -61,11 +61,11 @@ def test_an_image_by_two_methods(tmp_path: Path) -> None:
     )
     from rectify.files.images import read_images
 
-    x = read_images([image], subject.preprocess).stack()
+    x = read_images([image], subject.preprocess).stack().to(subject.device)
     score = Score(subject.network)
     target = score.predictions(x)
     again = attribute("ig", score, x, target, Settings(bounds=subject.preprocess.bounds()))
-    torch.testing.assert_close(found, again.values[0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found, again.values[0].cpu(), rtol=1e-4, atol=1e-6)
     assert rows[0]["target"] == rows[0]["prediction"] == int(target)
     assert rows[0]["confidence"] == pytest.approx(float(score.values(x, target)), abs=1e-5)
     assert rows[0]["completeness_gap"] == pytest.approx(float(again.gap), abs=1e-5)  # type: ignore[arg-type]

@@ -17,8 +17,8 @@ __all__ = ["CHECKSUMS", "MEAN_STD", "Split", "cache_dir", "judged_of", "load", "
 
 
 def cache_dir() -> Path:
-    """The cache of data sets: ``$RECTIFY_DATA`` or ``~/.cache/rectify/data``."""
-    root = Path(os.environ.get("RECTIFY_DATA", Path.home() / ".cache" / "rectify" / "data"))
+    """The cache of data sets: ``$ZOO_DATA`` or ``~/.cache/rectify/data``."""
+    root = Path(os.environ.get("ZOO_DATA", Path.home() / ".cache" / "rectify" / "data"))
     root.mkdir(parents=True, exist_ok=True)
     return root
 

@@ -175,7 +175,7 @@ def test_rows_of_the_picture(folder, jobs, rectify_) -> None:
     (row,) = pair_rows(Result(report, inputs))
     assert row["clean"].shape == (8, 8, 3) and row["label"] == "class 1" and row["target"] == "class 2"
     with torch.inference_mode():
-        shares = inputs.subject.network(inputs.pairs.corrupted).softmax(1)[0]
+        shares = inputs.subject.network(inputs.pairs.corrupted.to(inputs.subject.device)).softmax(1)[0]
     assert row["before"][0]["confidence"] == pytest.approx(float(shares.max()))
     assert row["after"] == row["before"]  # the written file holds the same weights here
     report["edit"]["out"] = None
