@@ -133,6 +133,9 @@ def _run(request: Request) -> int:
     with Terminal(quiet=quiet, verbose=verbose, progress=not settings["no_progress"]) as terminal:
         for line in settings.notes:
             terminal.note(f"note: {line}")
+        variables = settings.from_environment()
+        if variables:  # nobody sees them in what was typed
+            terminal.note(f"settings from the environment: {', '.join(variables)}")
         if settings.file is not None:
             # one in a folder above works from afar, so it is worth a word
             (terminal.note if Path(settings.file).is_absolute() else terminal.detail)(f"settings: {settings.file}")

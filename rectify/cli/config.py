@@ -88,6 +88,10 @@ class Settings(Mapping[str, Any]):
         """Whether the command line itself says it."""
         return name in self.said and self.said[name].rank is Rank.COMMAND_LINE
 
+    def from_environment(self) -> list[str]:
+        """The variables that some value came from."""
+        return sorted({setting.source for setting in self.said.values() if setting.rank is Rank.ENVIRONMENT})
+
 
 def resolve(
     command: str, flags: Iterable[Flag], given: Mapping[str, Any], environ: Mapping[str, str], folder: Path

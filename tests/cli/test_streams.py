@@ -61,6 +61,15 @@ def test_quiet_leaves_the_report_and_the_errors(rectify_, library, monkeypatch) 
     assert rectify_("edit", "-q").err.startswith("error: ")
 
 
+def test_what_the_environment_says_is_told(rectify_, library, monkeypatch) -> None:
+    """It stands in no command line: a wrong folder in it would be a riddle."""
+    monkeypatch.setenv("RECTIFY_SEED", "1")
+    monkeypatch.setenv("RECTIFY_DATA", "nowhere")
+    said = rectify_(*EDIT, "--seed", "2", "--dry-run")
+    assert said.err.splitlines()[0] == "settings from the environment: RECTIFY_DATA"
+    assert "environment" not in rectify_(*EDIT, "-q").err
+
+
 def test_nothing_is_drawn_outside_a_terminal(rectify_, library, monkeypatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("RECTIFY_SOMETHING_ELSE", "1")
