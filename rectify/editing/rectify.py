@@ -261,7 +261,7 @@ def _refine(
     moving = early(sites, plan.share)
     name = f"first {len(moving)} of {len(sites)} layers, refined together in {steps} steps"
     edits = difference(moved, network, moving)
-    kept = _joint_steps(workshop, edits, moved, name)
+    kept = joint_steps(workshop, edits, moved, name)
     note = f"the judge expects of a refinement: {tell(trial)}; of the best closed form: {tell(before)}"
     return Repair(tuple(edits), tuple(kept), _final(case, moved, suspects), name, ()), note
 
@@ -274,7 +274,7 @@ def _moved(workshop: Workshop, sites: Sequence[Site], without: Tensor | None, pl
     return refined(workshop.network, sites, images, case.believed, plan, lambda n: workshop.advance(label))
 
 
-def _joint_steps(workshop: Workshop, edits: Sequence[LayerEdit], moved: nn.Module, name: str) -> list[Step]:
+def joint_steps(workshop: Workshop, edits: Sequence[LayerEdit], moved: nn.Module, name: str) -> list[Step]:
     """Each layer's part in a refinement; all share the gaps of the whole, before and after."""
     gaps = workshop.gap(workshop.network), workshop.gap(moved)
     return [Step(edit, *_norms(workshop.network, edit), *gaps, True, name) for edit in edits]

@@ -55,6 +55,7 @@ CLEAN = 2.0  # weight of clean images; with 1 a CIFAR-10 blend kept 0.3 points l
 FEATURES = 600.0  # weight of the activations' misfit beside the two divergences: nearly all
 LEAST_STEPS = 80  # fewer are not worth beginning
 WORK = {"cpu": 5e13, "cuda": 1.2e15}  # multiplications that a whole refinement may cost; its trial costs half
+Loss = Callable[[nn.Module, nn.Module, Sequence[str], Tensor, Tensor], Tensor]
 _QUINTIC = (3.4445, -4.7750, 2.0315)  # coefficients of the Newton-Schulz iteration (Jordan et al. 2024)
 
 
@@ -109,6 +110,7 @@ def refined(
     faults: Sequence[Corruption],
     plan: Plan,
     advance: Callable[[int], None] = lambda n: None,
+    loss: Loss | None = None,
 ) -> nn.Module:
     """A copy of the network in which the weights of the first of these layers have moved; nothing else of it differs.
 
@@ -122,6 +124,8 @@ def refined(
         (N, C, H, W) clean images.
     faults
         What carries the fault over to them; they take turns.
+    loss
+        What the steps go down, of student, teacher, layers' names, clean images and corrupted ones; `misfit` if None.
     """
     student = copy.deepcopy(network).requires_grad_(False)
     moving = early(sites, plan.share)
@@ -131,8 +135,8 @@ def refined(
     batches = _batches(images, plan)
     for step in range(plan.steps):
         clean = next(batches)
-        loss = misfit(student, network, names, clean, faults[step % len(faults)].apply(clean))
-        gradients = torch.autograd.grad(loss, [mover.weight for mover in movers])
+        value = (loss or misfit)(student, network, names, clean, faults[step % len(faults)].apply(clean))
+        gradients = torch.autograd.grad(value, [mover.weight for mover in movers])
         for mover, gradient in zip(movers, gradients, strict=True):
             mover.step(gradient, _rate(plan, step))
         advance(1)
@@ -175,11 +179,11 @@ class Mover:
 def misfit(student: nn.Module, teacher: nn.Module, names: Sequence[str], clean: Tensor, corrupted: Tensor) -> Tensor:
     """The loss of this module's head, a scalar, on clean images (N, C, H, W) and their corrupted twins."""
     count = len(clean)
-    with torch.no_grad(), _inputs(teacher, names) as wanted:
+    with torch.no_grad(), inputs_of(teacher, names) as wanted:
         target = teacher(clean.clone()).float().log_softmax(1)
-    with torch.enable_grad(), _inputs(student, names) as seen:
+    with torch.enable_grad(), inputs_of(student, names) as seen:
         output = student(torch.cat((clean, corrupted))).float().log_softmax(1)
-        loss = CLEAN * _divergence(target, output[:count]) + _divergence(target, output[count:])
+        loss = CLEAN * divergence(target, output[:count]) + divergence(target, output[count:])
         features = [name for name in names if name in seen and name in wanted]
         for name in features:
             mine = seen[name].reshape(2, -1)  # clean images first, corrupted ones second
@@ -189,7 +193,7 @@ def misfit(student: nn.Module, teacher: nn.Module, names: Sequence[str], clean: 
     return loss
 
 
-def _divergence(target: Tensor, output: Tensor) -> Tensor:
+def divergence(target: Tensor, output: Tensor) -> Tensor:
     """Mean KL of log-probabilities (N, classes)."""
     return F.kl_div(output, target, reduction="batchmean", log_target=True)
 
@@ -245,7 +249,7 @@ def _batches(images: Tensor, plan: Plan) -> Iterator[Tensor]:
 
 
 @contextmanager
-def _inputs(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+def inputs_of(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """What these layers are called with while the context is open."""
     seen: dict[str, Tensor] = {}
 

@@ -13,13 +13,15 @@ from rectify.editing import rectify as repair
 from rectify.editing.candidate import EditFiles
 from rectify.editing.cascade import LayerEdit
 from rectify.editing.fault import Fault
+from rectify.editing.leak import sealed
+from rectify.editing.localize import is_candidate
 from rectify.editing.patch import compact, patch, read_delta
 from rectify.errors import Inconclusive, UsageError
 from rectify.evaluation.accuracy import softmax
 from rectify.files.checkpoint import check_target
 from rectify.jobs.common import MOST_CALIBRATION, Inputs, Options, Progress, begin, finish
 from rectify.jobs.measuring import check_chance, fault_of, judge_holdout, measure
-from rectify.jobs.scene import open_scene, open_scene_case, score_layers, site_named, with_trials
+from rectify.jobs.scene import Scene, open_scene, open_scene_case, score_layers, site_named, with_trials
 from rectify.sections import (
     apply_section,
     describe,
@@ -145,14 +147,28 @@ def _find_edit(
     report["localize"] = localize_section(found, scene.fault.target)
     progress.start("repairing", None)
     shop = repair.Workshop(scene.network, case, options.batch_size, lambda label: progress.advance(), options.seed)
-    if site is not None or mode == "static":
+    done = None
+    if scene.fault.kind == "leak" and mode == "dynamic" and site is None and number is None and refine:
+        done = _sealed(shop, scene, notes)
+    if done is None and (site is not None or mode == "static"):
         done = repair.static(shop, site or found.scores[0].site, number)
-    else:
+    elif done is None:
         done = repair.dynamic(shop, found.scores, number, refine)
     progress.stop()
     notes += done.notes
     report["edit"] = edit_section(done, mode)
     return scene.fault, [compact(edit) for edit in done.edits]
+
+
+def _sealed(shop: repair.Workshop, scene: Scene, notes: list[str]) -> repair.Repair | None:
+    """The repair of a leak on calibration images that show the part in question."""
+    if scene.calibration is None:
+        return None
+    sites = [site for site in scene.sites if is_candidate(site)]
+    shown = scene.fault.shown
+    done, note = sealed(shop, sites, scene.corrupted[shown], scene.clean[shown], scene.calibration, scene.bounds)
+    notes.append(note)
+    return done
 
 
 def _rank(text: str) -> int:

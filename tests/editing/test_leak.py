@@ -1,0 +1,205 @@
+"""The repair of a leak: the part found where it is, the loss in a slow form, and what comes of a small network."""
+
+from __future__ import annotations
+
+import copy
+import math
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rectify.editing import leak
+from rectify.editing.casebook import Case, open_case
+from rectify.editing.fault import diagnose
+from rectify.editing.judge import probabilities
+from rectify.editing.leak import Part, bench, misfit, sealed
+from rectify.editing.localize import is_candidate
+from rectify.editing.rectify import Workshop
+from rectify.model.trace import survey
+from tests.editing.planted import BOUNDS
+from tests.editing.test_rectify import edited
+
+SIDE, PART = 12, 4
+CROSS = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.0, 1.0, 1.0, 0.0], [0.0, 1.0, 1.0, 0.0], [1.0, 0.0, 0.0, 1.0]])
+
+
+def scenes(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Noise with a bar, upright or lying, on one half, the class, and a cross that says nothing on the other half."""
+    draw = torch.Generator().manual_seed(seed)
+    x = 0.2 * torch.rand(count, 1, 2 * SIDE, SIDE, generator=draw)
+    y, half = (torch.randint(0, 2, (count,), generator=draw) for _ in range(2))
+    for row in range(count):
+        top, other = int(half[row]) * SIDE, (1 - int(half[row])) * SIDE
+        at = int(torch.randint(3, 8, (1,), generator=draw))
+        if y[row]:
+            x[row, 0, top + 2 : top + 10, at] = 1
+        else:
+            x[row, 0, top + at, 2:10] = 1
+        x[row, 0, other + 4 : other + 8, 4:8] = CROSS
+    return x, y
+
+
+def without(x: Tensor) -> Tensor:
+    """The scenes without their cross: black there."""
+    out = x.clone()
+    for row in range(len(x)):
+        for top in (0, SIDE):
+            if torch.equal(x[row, 0, top + 4 : top + 8, 4:8], CROSS):
+                out[row, 0, top + 4 : top + 8, 4:8] = 0
+    return out
+
+
+@cache
+def network() -> nn.Module:
+    """A small convolutional network, trained for a second."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+    layers += [nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 2)]
+    made = nn.Sequential(*layers)
+    optimiser = torch.optim.Adam(made.parameters(), 5e-3)
+    for step in range(150):
+        x, y = scenes(64, step)
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(made(x), y).backward()
+        optimiser.step()
+    return made.eval().requires_grad_(False)
+
+
+def shop(calibration: Tensor, whole: Tensor, empty: Tensor) -> tuple[Workshop, Case]:
+    net = copy.deepcopy(network())
+    fault = diagnose(probabilities(net, empty), probabilities(net, whole), None, "leak")
+    case = open_case(net, empty, whole, fault, calibration, BOUNDS)
+    return Workshop(net, case), case
+
+
+def test_the_part_is_the_box_that_the_pair_differs_in() -> None:
+    x, _ = scenes(1, 5)
+    part = Part.of(without(x), x)
+    assert part is not None and torch.equal(part.there[0, 0], CROSS) and part.gone.abs().max() == 0
+    assert Part.of(x, x) is None
+
+
+def test_places_against_a_search_of_every_place() -> None:
+    x = torch.rand(3, 2, 9, 8, dtype=torch.float64)
+    part = Part(torch.rand(1, 2, 4, 3, dtype=torch.float64), torch.rand(1, 2, 4, 3, dtype=torch.float64))
+    x[1, :, 2:6, 4:7] = part.there[0]
+    shares, tops, lefts = part.places(x)
+    for row in range(3):
+        found = {
+            (top, left): float((x[row, :, top : top + 4, left : left + 3] - part.there[0]).square().sum())
+            for top in range(6)
+            for left in range(6)
+        }
+        best = min(found, key=found.__getitem__)
+        assert (int(tops[row]), int(lefts[row])) == best
+        assert float(shares[row]) == pytest.approx(1 - found[best] / float((part.there - part.gone).square().sum()))
+    assert float(shares[1]) == pytest.approx(1)
+
+
+def test_it_is_taken_out_where_it_is_and_nowhere_else() -> None:
+    x, _ = scenes(6, 7)
+    part = Part.of(without(x[:1]), x[:1])
+    assert part is not None
+    out, was = part.taken_out(torch.cat((x, without(x))))
+    assert torch.equal(out, torch.cat((without(x), without(x))))
+    assert was[:6].flatten(1).sum(1).tolist() == [16] * 6 and not bool(was[6:].any())
+
+
+def test_a_part_of_one_colour_is_found_too() -> None:
+    x = torch.zeros(2, 1, 10, 10)
+    x[0, 0, 2:5, 6:9] = 1
+    part = Part(torch.ones(1, 1, 3, 3), torch.zeros(1, 1, 3, 3))
+    shares, tops, lefts = part.places(x)
+    assert (int(tops[0]), int(lefts[0])) == (2, 6) and shares.tolist() == [1, 0]
+
+
+def slow_loss(
+    student: nn.Module, teacher: nn.Module, names: list[str], x: Tensor, empty: Tensor, share: Tensor
+) -> float:
+    """The formula of the module's head, image by image."""
+
+    def run(net: nn.Module, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        seen: dict[str, Tensor] = {}
+        hooks = [
+            net.get_submodule(name).register_forward_pre_hook(
+                lambda _, args, name=name: seen.__setitem__(name, args[0].clone())
+            )
+            for name in names
+        ]
+        logits = net(image[None])[0]
+        for hook in hooks:
+            hook.remove()
+        return logits, seen
+
+    count, total = len(x), 0.0
+    faded = [e + a * (w - e) for w, e, a in zip(x, empty, share, strict=True)]
+    for weight, images in ((2.0, list(x)), (1.0, faded)):
+        divergence = apart = size = 0.0
+        far, long = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+        for image, one, bare in zip(images, x, empty, strict=True):
+            (mine, seen), (its, wanted), (_, first) = run(student, image), run(teacher, one), run(teacher, bare)
+            p, q = its.softmax(0), mine.softmax(0)
+            divergence += sum(float(a) * math.log(float(a) / float(b)) for a, b in zip(p, q, strict=True)) / count
+            apart += float(((mine - mine.mean()) - (its - its.mean())).square().sum())
+            size += float((its - its.mean()).square().sum())
+            for place, name in enumerate(names):
+                goal = first[name] if place == 0 else wanted[name]
+                far[name] += float((seen[name] - goal).square().sum())
+                long[name] += float(goal.square().sum())
+        total += weight * (leak.ANSWERS * divergence + leak.LOGITS * apart / size)
+        total += leak.FIRST * far[names[0]] / long[names[0]]
+        total += sum(weight * leak.FEATURES / len(names[1:]) * far[name] / long[name] for name in names[1:])
+    return total
+
+
+def test_the_loss_is_the_formula() -> None:
+    teacher = copy.deepcopy(network()).double()
+    student = copy.deepcopy(teacher)
+    student[2].weight += 0.05 * torch.randn_like(student[2].weight)
+    x = scenes(5, 3)[0].double()
+    names = ["2", "5", "9"]
+    found = misfit(torch.Generator().manual_seed(4))(student, teacher, names, x, without(x))
+    share = torch.rand(5, 1, 1, 1, generator=torch.Generator().manual_seed(4))
+    slow = slow_loss(student, teacher, names, x, without(x), share.double())
+    assert float(found) == pytest.approx(slow, rel=1e-5)  # what reaches a layer is compared in float32
+
+
+def test_a_network_is_made_indifferent_and_keeps_its_accuracy() -> None:
+    x, _ = scenes(81, 1)
+    workshop, _ = shop(x[:80], x[80:], without(x[80:]))
+    net = workshop.network
+    sites = [site for site in survey(net, x[:1]) if is_candidate(site)]
+    done, note = sealed(workshop, sites, x[80:], without(x[80:]), x[:80], BOUNDS)
+    assert done is not None and "the part is in 100 % of the calibration images" in note
+    assert {edit.layer for edit in done.edits} == {site.name for site in sites} == {"0", "2", "5", "9"}
+    student = edited(net, done)
+    new, labels = scenes(400, 99)
+    right = [float((probabilities(one, new).argmax(1) == labels).float().mean()) for one in (net, student)]
+    assert right[0] > 0.97 and right[1] >= right[0] - 0.01
+    part = Part.of(without(x[80:]), x[80:])
+    assert part is not None
+    jury = bench(net, new, part, BOUNDS)
+    before, after = jury.leakage(net), jury.leakage(student)
+    assert after < 0.85 * before
+
+
+def test_what_no_calibration_image_shows_cannot_be_taken_out() -> None:
+    x, _ = scenes(41, 1)
+    workshop, _ = shop(without(x[:40]), x[40:], without(x[40:]))
+    sites = [site for site in survey(workshop.network, x[:1]) if is_candidate(site)]
+    done, note = sealed(workshop, sites, x[40:], without(x[40:]), without(x[:40]), BOUNDS)
+    assert done is None and note.startswith("what the pair differs in is found in 0 calibration images, and 10 would")
+    done, note = sealed(workshop, sites, x[40:], x[40:], x[:40], BOUNDS)
+    assert done is None and "does not differ" in note
+
+
+def test_a_descent_that_costs_accuracy_is_rolled_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leak, "MOST_LOSS", -1.0)
+    monkeypatch.setattr(leak, "STEPS", 80)
+    x, _ = scenes(81, 1)
+    workshop, _ = shop(x[:80], x[80:], without(x[80:]))
+    sites = [site for site in survey(workshop.network, x[:1]) if is_candidate(site)]
+    done, note = sealed(workshop, sites, x[80:], without(x[80:]), x[:80], BOUNDS)
+    assert done is None and "was no better and was rolled back" in note
