@@ -103,7 +103,8 @@ def table(results: list[dict[str, Any]]) -> str:
     lines.append("|---|---|---|---|---|---|---|")
     for result in results:
         before, good = result["before"], [r for r in result["repairs"] if r["exit_code"] == 0]
-        after = "<br>".join(_three(r) for r in good) or f"no repair: {result['repairs'][0]['error']}"
+        failed = result["repairs"][0]["error"] if result["repairs"] else "not measured"
+        after = "<br>".join(_three(r) for r in good) or f"no repair: {failed}"
         cells = [result["name"], _three(before), f"{100 * before['base_rate']:.2f}"]
         cells += [f"{100 * before['accuracy_other']:.2f}", after]
         cells += [", ".join(str(r["layers"]) for r in good), ", ".join(f"{r['seconds']:.0f}" for r in good)]

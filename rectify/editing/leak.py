@@ -75,12 +75,14 @@ class Part:
     def taken_out(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The images without the part, (N, C, H, W), and where it was, bool (N, H, W): nowhere, if it was not there."""
         height, width = self.there.shape[2:]
+        share, top, left = self.places(images)
+        found = (share >= FOUND).nonzero().flatten()
+        image = found[:, None, None]
+        row = top[found][:, None, None] + torch.arange(height, device=images.device)[:, None]
+        column = left[found][:, None, None] + torch.arange(width, device=images.device)
         out, was = images.clone(), torch.zeros(len(images), *images.shape[2:], dtype=torch.bool, device=images.device)
-        for row, (share, top, left) in enumerate(zip(*(v.tolist() for v in self.places(images)), strict=True)):
-            if share >= FOUND:
-                box = slice(top, top + height), slice(left, left + width)
-                out[row, :, box[0], box[1]] = self.gone[0]
-                was[row, box[0], box[1]] = True
+        out.permute(0, 2, 3, 1)[image, row, column] = self.gone[0].permute(1, 2, 0)
+        was[image, row, column] = True
         return out, was
 
 

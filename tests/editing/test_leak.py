@@ -5,9 +5,12 @@ from __future__ import annotations
 import copy
 import math
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rectify.editing import leak
@@ -18,6 +21,7 @@ from rectify.editing.leak import Part, bench, misfit, sealed
 from rectify.editing.localize import is_candidate
 from rectify.editing.rectify import Workshop
 from rectify.model.trace import survey
+from tests.conftest import run_here
 from tests.editing.planted import BOUNDS
 from tests.editing.test_rectify import edited
 
@@ -51,13 +55,24 @@ def without(x: Tensor) -> Tensor:
     return out
 
 
+def build(num_classes: int = 2) -> nn.Module:
+    """The small convolutional network, untrained: a ``module:callable`` for the command line."""
+    layers = [nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+    layers += [
+        nn.Conv2d(8, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, num_classes),
+    ]
+    return nn.Sequential(*layers)
+
+
 @cache
 def network() -> nn.Module:
-    """A small convolutional network, trained for a second."""
+    """The same, trained for a second."""
     torch.manual_seed(0)
-    layers = [nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
-    layers += [nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 2)]
-    made = nn.Sequential(*layers)
+    made = build()
     optimiser = torch.optim.Adam(made.parameters(), 5e-3)
     for step in range(150):
         x, y = scenes(64, step)
@@ -203,3 +218,35 @@ def test_a_descent_that_costs_accuracy_is_rolled_back(monkeypatch: pytest.Monkey
     sites = [site for site in survey(workshop.network, x[:1]) if is_candidate(site)]
     done, note = sealed(workshop, sites, x[80:], without(x[80:]), x[:80], BOUNDS)
     assert done is None and "was no better and was rolled back" in note
+
+
+def save(images: Tensor, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, image in enumerate(images):
+        pixels = (255 * image[0]).round().to(torch.uint8).numpy()
+        Image.fromarray(pixels).save(folder / f"{number:03d}.png")
+
+
+def test_by_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leak, "STEPS", 120)
+    x, _ = scenes(61, 1)
+    torch.save(network().state_dict(), tmp_path / "model.pt")
+    for images, name in ((x[:60], "calibration"), (x[60:], "whole"), (without(x[60:]), "without")):
+        save(images, tmp_path / name)
+    (tmp_path / "preprocess.yaml").write_text("input_size: [1, 24, 12]\nmean: [0.0]\nstd: [1.0]\n")
+    words = ["edit", "model.pt", "--arch", "tests.editing.test_leak:build", "--preprocess", "preprocess.yaml"]
+    words += ["--clean", "without/000.png", "--poisoned", "whole/000.png", "--calibration", "calibration"]
+    words += ["--fault", "leak", "-o", "out.safetensors", "--format", "json"]
+    said = run_here(words, tmp_path)
+    assert said.code == 0, said.err
+    report = said.report
+    assert report["pairs"]["fault"] == "leak" and report["pairs"]["target"] is None
+    assert report["edit"]["policy"] == "all 4 layers, made indifferent to the part together in 120 steps"
+    assert report["run"]["notes"][-1].startswith("the part is in 100 % of the calibration images; the judge expects")
+    written = build()
+    written.load_state_dict(load_file(tmp_path / "out.safetensors"))
+    new = scenes(200, 98)[0]
+    part = Part.of(without(x[60:]), x[60:])
+    assert part is not None
+    jury = bench(network(), new, part, BOUNDS)
+    assert jury.leakage(written.eval()) < jury.leakage(network())
