@@ -148,7 +148,7 @@ def slow_loss(
             hook.remove()
         return logits, seen
 
-    count, total = len(x), 0.0
+    count, early, total = len(x), max(1, len(names) // 4), 0.0
     faded = [e + a * (w - e) for w, e, a in zip(x, empty, share, strict=True)]
     for weight, images in ((2.0, list(x)), (1.0, faded)):
         divergence = apart = size = 0.0
@@ -160,12 +160,12 @@ def slow_loss(
             apart += float(((mine - mine.mean()) - (its - its.mean())).square().sum())
             size += float((its - its.mean()).square().sum())
             for place, name in enumerate(names):
-                goal = first[name] if place == 0 else wanted[name]
+                goal = first[name] if place < early else wanted[name]
                 far[name] += float((seen[name] - goal).square().sum())
                 long[name] += float(goal.square().sum())
         total += weight * (leak.ANSWERS * divergence + leak.LOGITS * apart / size)
-        total += leak.FIRST * far[names[0]] / long[names[0]]
-        total += sum(weight * leak.FEATURES / len(names[1:]) * far[name] / long[name] for name in names[1:])
+        total += sum(leak.FIRST / early * far[name] / long[name] for name in names[:early])
+        total += sum(weight * leak.LATER / len(names[early:]) * far[name] / long[name] for name in names[early:])
     return total
 
 
