@@ -90,11 +90,13 @@ def misfit(generator: torch.Generator) -> Loss:
     """The loss of this module's head, for `rectify.editing.refine.refined`; the shares are drawn by the generator."""
 
     def loss(student: nn.Module, teacher: nn.Module, names: Sequence[str], whole: Tensor, without: Tensor) -> Tensor:
-        count, first = len(whole), max(1, len(names) // EARLY)
+        count = len(whole)
         share = torch.rand(count, 1, 1, 1, generator=generator).to(whole)
         with torch.no_grad():
             with inputs_of(teacher, names) as wanted:
                 target = teacher(whole.clone()).float()
+            names = [name for name in names if name in wanted]  # no hook sees a layer that is not called itself
+            first = max(1, len(names) // EARLY)
             with inputs_of(teacher, names[:first]) as emptied:
                 teacher(without.clone())
         with torch.enable_grad(), inputs_of(student, names) as seen:
