@@ -73,16 +73,19 @@ class Part:
         return 1 - best / size, place // distance.shape[3], place % distance.shape[3]
 
     def taken_out(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The images without the part, (N, C, H, W), and where it was, bool (N, H, W): nowhere, if it was not there."""
-        height, width = self.there.shape[2:]
-        share, top, left = self.places(images)
-        found = (share >= FOUND).nonzero().flatten()
-        image = found[:, None, None]
-        row = top[found][:, None, None] + torch.arange(height, device=images.device)[:, None]
-        column = left[found][:, None, None] + torch.arange(width, device=images.device)
+        """The images without the part, (N, C, H, W), and where it was, bool (N, H, W): nowhere, if it was not there.
+
+        It is found mirrored too, as it is in images that are.
+        """
         out, was = images.clone(), torch.zeros(len(images), *images.shape[2:], dtype=torch.bool, device=images.device)
-        out.permute(0, 2, 3, 1)[image, row, column] = self.gone[0].permute(1, 2, 0)
-        was[image, row, column] = True
+        height, width = (torch.arange(size, device=images.device) for size in self.there.shape[2:])
+        for part in (self, Part(self.there.flip(3), self.gone.flip(3))):
+            share, top, left = part.places(images)
+            found = ((share >= FOUND) & ~was.flatten(1).any(1)).nonzero().flatten()
+            image = found[:, None, None]
+            row, column = top[found][:, None, None] + height[:, None], left[found][:, None, None] + width
+            out.permute(0, 2, 3, 1)[image, row, column] = part.gone[0].permute(1, 2, 0)
+            was[image, row, column] = True
         return out, was
 
 
@@ -192,6 +195,8 @@ def sealed(
     part = Part.of(without[:1], whole[:1])
     if part is None:
         return None, "the pair does not differ: nothing to be taken out"
+    if part.there.shape == whole[:1].shape:
+        return None, "the pair differs everywhere, and no part could be taken out: the edit rests on the pairs alone"
     shows = part.taken_out(calibration)[1].flatten(1).any(1)
     if int(shows.sum()) < LEAST_FOUND:
         return None, (

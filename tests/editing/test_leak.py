@@ -130,6 +130,15 @@ def test_a_part_of_one_colour_is_found_too() -> None:
     assert (int(tops[0]), int(lefts[0])) == (2, 6) and shares.tolist() == [1, 0]
 
 
+def test_a_mirrored_image_shows_it_mirrored() -> None:
+    part = Part(torch.rand(1, 1, 3, 2), torch.zeros(1, 1, 3, 2))
+    x = torch.zeros(1, 1, 8, 8)
+    x[..., 2:5, 1:3] = part.there
+    for image, was_at in ((x, slice(1, 3)), (x.flip(3), slice(5, 7))):
+        out, was = part.taken_out(image)
+        assert out.abs().max() == 0 and int(was.sum()) == 6 and bool(was[0, 2:5, was_at].all())
+
+
 def slow_loss(
     student: nn.Module, teacher: nn.Module, names: list[str], x: Tensor, empty: Tensor, share: Tensor
 ) -> float:
@@ -208,6 +217,8 @@ def test_what_no_calibration_image_shows_cannot_be_taken_out() -> None:
     assert done is None and note.startswith("what the pair differs in is found in 0 calibration images, and 10 would")
     done, note = sealed(workshop, sites, x[40:], x[40:], x[:40], BOUNDS)
     assert done is None and "does not differ" in note
+    done, note = sealed(workshop, sites, x[40:], 1 - x[40:], x[:40], BOUNDS)
+    assert done is None and "differs everywhere" in note
 
 
 def test_a_descent_that_costs_accuracy_is_rolled_back(monkeypatch: pytest.MonkeyPatch) -> None:
