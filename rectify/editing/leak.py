@@ -79,9 +79,11 @@ class Part:
         """
         out, was = images.clone(), torch.zeros(len(images), *images.shape[2:], dtype=torch.bool, device=images.device)
         height, width = (torch.arange(size, device=images.device) for size in self.there.shape[2:])
-        for part in (self, Part(self.there.flip(3), self.gone.flip(3))):
-            share, top, left = part.places(images)
-            found = ((share >= FOUND) & ~was.flatten(1).any(1)).nonzero().flatten()
+        sides = (self, Part(self.there.flip(3), self.gone.flip(3)))
+        places = [part.places(images) for part in sides]
+        best = torch.stack([share for share, _, _ in places]).argmax(0)
+        for side, (part, (share, top, left)) in enumerate(zip(sides, places, strict=True)):
+            found = ((best == side) & (share >= FOUND)).nonzero().flatten()
             image = found[:, None, None]
             row, column = top[found][:, None, None] + height[:, None], left[found][:, None, None] + width
             out.permute(0, 2, 3, 1)[image, row, column] = part.gone[0].permute(1, 2, 0)
