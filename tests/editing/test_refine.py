@@ -249,9 +249,9 @@ def only_refinement(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_repair_that_is_not_whole_is_refined_and_the_better_one_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     shop, scores = workshop()
     monkeypatch.setattr(repair, "is_worth_refining", lambda judgement: True)
-    monkeypatch.setattr(module, "STEPS", 60)
+    monkeypatch.setattr(module, "STEPS", 80)
     found = repair.dynamic(shop, scores, None)
-    refining = "refined together in 60 steps" in found.policy
+    refining = "refined together in 80 steps" in found.policy
     assert refining or any("rolled back" in note for note in found.notes)
     kept = [step for step in found.steps if step.kept]
     assert [step.edit for step in kept] == list(found.edits)
@@ -304,7 +304,7 @@ def test_the_trial_never_sees_the_images_that_judge_and_the_whole_refinement_doe
     def among(images: Tensor) -> int:
         return sum(bool((one == images).flatten(1).all(1).any()) for one in held_back)
 
-    assert [steps for steps, _ in seen] == [70, 140] and "refined together in 140 steps" in found.policy
+    assert [steps for steps, _ in seen] == [80, 140] and "refined together in 140 steps" in found.policy
     assert [among(images) for _, images in seen] == [0, len(held_back)]
 
 
@@ -320,7 +320,7 @@ def test_where_the_first_half_is_too_little_all_layers_move(monkeypatch: pytest.
 
     monkeypatch.setattr(repair, "refined", useless_by_half)
     found = repair.dynamic(shop, scores, None)
-    assert asked == [(70, 0.5), (70, 1.0), (140, 1.0)] and found.policy.startswith("first 3 of 3 layers, refined")
+    assert asked == [(80, 0.5), (80, 1.0), (140, 1.0)] and found.policy.startswith("first 3 of 3 layers, refined")
 
 
 @pytest.mark.parametrize("better", [0.5, 1.0])
@@ -341,7 +341,7 @@ def test_of_a_fault_that_moves_things_both_shares_are_tried_without_shifts_and_t
 
     monkeypatch.setattr(repair, "refined", one_is_better)
     found = repair.dynamic(shop, scores, None)
-    assert asked == [(70, 0.5, False), (70, 1.0, False), (140, better, False)] and "140 steps" in found.policy
+    assert asked == [(80, 0.5, False), (80, 1.0, False), (140, better, False)] and "140 steps" in found.policy
 
 
 def test_a_plan_without_shifts_leaves_images_in_their_place() -> None:
