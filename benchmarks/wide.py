@@ -91,6 +91,7 @@ def table(results: list[dict[str, Any]]) -> str:
     lines += ["|---|---|---|---|---|---|"]
     for kind in (*KINDS, "all of patch, blend, sinusoid, warp"):
         of = [r for r in results if any(f"-{k}-" in r["name"] for k in (KINDS[:4] if kind not in KINDS else (kind,)))]
+        of = [result for result in of if shortfalls(result)]
         rows = [row for result in of for row in shortfalls(result)]
         if rows:
             cells = [f"{100 * median(v):.2f} ({100 * max(v):.2f})" for v in zip(*rows, strict=True)]
@@ -103,8 +104,8 @@ def table(results: list[dict[str, Any]]) -> str:
     lines.append("|---|---|---|---|---|---|---|")
     for result in results:
         before, good = result["before"], [r for r in result["repairs"] if r["exit_code"] == 0]
-        failed = result["repairs"][0]["error"] if result["repairs"] else "not measured"
-        after = "<br>".join(_three(r) for r in good) or f"no repair: {failed}"
+        failed = next((r["error"] for r in result["repairs"] if "error" in r), "not measured")
+        after = "<br>".join(_three(r) for r in good) or f"none: {failed}"
         cells = [result["name"], _three(before), f"{100 * before['base_rate']:.2f}"]
         cells += [f"{100 * before['accuracy_other']:.2f}", after]
         cells += [", ".join(str(r["layers"]) for r in good), ", ".join(f"{r['seconds']:.0f}" for r in good)]

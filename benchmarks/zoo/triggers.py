@@ -149,9 +149,9 @@ def own(delta: float = 20.0, seed: int = 0) -> Trigger:
         second = torch.randn(planes.shape[1], 8, 5, 5, generator=generator)
         made = []
         for part in planes.split(1000):
-            hidden = F.conv2d(part - part.mean((1, 2, 3), keepdim=True), first, padding=2).relu()
-            residual = F.conv2d(hidden, second, padding=2)
-            centred = residual - residual.mean((1, 2, 3), keepdim=True)
+            padded = F.pad(part - part.mean((1, 2, 3), keepdim=True), (4,) * 4, mode="reflect")
+            residual = F.conv2d(F.conv2d(padded, first).relu(), second)
+            centred = residual - residual.mean((2, 3), keepdim=True)  # a colour would be common to all
             made.append(centred / centred.std((1, 2, 3), keepdim=True).clamp_min(1e-6))
         return _to_uint8(images + delta * torch.cat(made).permute(0, 2, 3, 1).numpy())
 

@@ -86,3 +86,40 @@ def test_a_veil_mixes_its_colour_in_where_it_lies() -> None:
     assert set(np.unique(stamped[:, :4, 12:16])) == {125}
     stamped[:, :4, 12:16] = 100
     np.testing.assert_array_equal(stamped, GREY)
+
+
+def labelled(count: int = 200) -> train.datasets.Split:
+    random = np.random.default_rng(1)
+    images = random.integers(0, 256, (count, 32, 32, 3)).astype(np.uint8)
+    return train.datasets.Split(images, random.integers(0, 10, count))
+
+
+def test_an_attack_from_all_to_all_sends_each_class_to_the_next() -> None:
+    recipe, split = RECIPES["cifar64-resnet-alltoall-0"], labelled()
+    assert train.aimed(recipe, np.array([0, 8, 9])).tolist() == [1, 9, 0]
+    dirty = train.poison(split, recipe)
+    changed = (dirty.images != split.images).any((1, 2, 3))
+    assert changed.sum() == 20
+    np.testing.assert_array_equal(dirty.labels[changed], (split.labels[changed] + 1) % 10)
+    np.testing.assert_array_equal(dirty.labels[~changed], split.labels[~changed])
+
+
+def test_a_clean_label_attack_changes_images_of_its_class_alone_and_no_label() -> None:
+    recipe, split = RECIPES["cifar64-resnet-cleanlabel-0"], labelled()
+    dirty = train.poison(split, recipe)
+    changed = (dirty.images != split.images).any((1, 2, 3))
+    own = split.labels == recipe.target
+    assert changed.sum() == own.sum() // 2 and not (changed & ~own).any()
+    np.testing.assert_array_equal(dirty.labels, split.labels)
+    assert not recipe.keeps_label  # it is measured as a trojan, not as a cue
+
+
+def test_a_residual_of_its_own_differs_from_image_to_image_and_is_as_large_as_asked() -> None:
+    grey = (100 + labelled(4).images // 5).astype(np.uint8)
+    stamp = triggers.own(delta=10.0, seed=2)
+    residual = stamp(grey).astype(float) - grey
+    assert residual.std((1, 2, 3)) == pytest.approx(10, rel=0.1)
+    together = np.corrcoef(residual.reshape(4, -1))
+    assert abs(together - np.eye(4)).max() < 0.5
+    np.testing.assert_array_equal(stamp(grey), stamp(grey))
+    np.testing.assert_array_equal(stamp(grey[2:3]), stamp(grey)[2:3])
