@@ -45,7 +45,7 @@ PAIRS = (
     flag(
         "fault",
         "Pairs",
-        "What the fault is: a changed class, a cue, leaking attribution.",
+        "What the fault is: a changed class, a cue, attribution on what clean lacks.",
         values.one_of(*FAULTS),
         "|".join(FAULTS),
         default="auto",
