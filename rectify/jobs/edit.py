@@ -20,7 +20,7 @@ from rectify.errors import Inconclusive, UsageError
 from rectify.evaluation.accuracy import softmax
 from rectify.files.checkpoint import check_target
 from rectify.jobs.common import MOST_CALIBRATION, Inputs, Options, Progress, begin, finish
-from rectify.jobs.measuring import check_chance, fault_of, judge_holdout, measure
+from rectify.jobs.measuring import check_chance, fault_of, judge_holdout, leakage_of, measure
 from rectify.jobs.scene import Scene, open_scene, open_scene_case, score_layers, site_named, with_trials
 from rectify.sections import (
     apply_section,
@@ -89,6 +89,7 @@ def run_edit(
         before = measure(inputs.subject.network, inputs, options, fault.target if fault else None)
         check_chance(before, inputs)
         report["metrics"]["before"] = before.to_dict()
+        _tell_leakage(report, "before", inputs.subject.network, inputs, options, fault)
     except Inconclusive as reason:
         return finish(report, options, started, inputs, notes, inconclusive=str(reason))
     dtype = torch.float32 if out_dtype == "float32" else None
@@ -177,12 +178,21 @@ def _rank(text: str) -> int:
     return int(text)
 
 
+def _tell_leakage(
+    report: dict[str, Any], when: str, network: nn.Module, inputs: Inputs, options: Options, fault: Fault | None
+) -> None:
+    found = leakage_of(network, inputs, options, fault)
+    if found is not None:
+        report["metrics"][when]["leakage"] = found
+
+
 def _judge_written(
     network: nn.Module, inputs: Inputs, options: Options, report: dict[str, Any], fault: Fault | None
 ) -> None:
     """All figures after the edit, measured on the reopened weights."""
     after = measure(network, inputs, options, fault.target if fault else None, fault)
     report["metrics"]["after"] = after.to_dict()
+    _tell_leakage(report, "after", network, inputs, options, fault)
     if inputs.calibration is not None:
         x = inputs.calibration.stack(MOST_CALIBRATION, options.seed)
         args = (x, options.batch_size, inputs.subject.device)

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from rectify.editing.fault import Fault, check_against_chance, diagnose
+from rectify.editing.leak import Part, bench
 from rectify.errors import Inconclusive
 from rectify.evaluation.accuracy import Figures, accuracy, pair_figures, softmax
 from rectify.files.architectures import Subject
 from rectify.files.images import Pairs
-from rectify.jobs.common import Inputs, Options
+from rectify.jobs.common import MOST_CALIBRATION, Inputs, Options
 
 
 def fault_of(inputs: Inputs, options: Options, judged_by: Subject | None = None) -> Fault:
@@ -78,6 +79,20 @@ def judge_holdout(
     report["metrics"]["holdout"]["after"] = _on_pairs(after, *common).to_dict()
     if before is not None or report["command"] == "edit":
         report["metrics"]["holdout"]["before"] = _on_pairs(untouched, *common).to_dict()
+
+
+def leakage_of(network: nn.Module, inputs: Inputs, options: Options, fault: Fault | None) -> float | None:
+    """Of a leak: the share of the attribution on the part that the pair differs in, in calibration images with it."""
+    if fault is None or fault.kind != "leak" or inputs.pairs is None or inputs.calibration is None:
+        return None
+    device = inputs.subject.device
+    part = Part.of(inputs.pairs.clean[:1].to(device), inputs.pairs.corrupted[:1].to(device))
+    if part is None or part.there.shape[2:] == inputs.pairs.clean.shape[2:]:
+        return None
+    low, high = inputs.subject.preprocess.bounds()
+    images = inputs.calibration.stack(MOST_CALIBRATION, options.seed).to(device)
+    found = bench(inputs.subject.network, images, part, (low.to(device), high.to(device)))
+    return found.leakage(network) if len(found.whole) else None
 
 
 def check_chance(figures: Figures, inputs: Inputs) -> None:

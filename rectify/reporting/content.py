@@ -86,8 +86,11 @@ def _changes(report: Report) -> str:
     metrics = report.get("metrics") or {}
     holdout = metrics.get("holdout") or {}
     found = []
-    for key, words in (("asr", "attack success"), ("recovery", "recovery"), ("accuracy", "accuracy")):
-        on_holdout = key != "accuracy" and measured((holdout.get("after") or {}).get(key)) is not None
+    words_of = {"leakage": "leakage", "asr": "attack success", "recovery": "recovery", "accuracy": "accuracy"}
+    if report["command"] != "edit":  # elsewhere it is one of many measures of explanations, with a line of its own
+        del words_of["leakage"]
+    for key, words in words_of.items():
+        on_holdout = key in ("asr", "recovery") and measured((holdout.get("after") or {}).get(key)) is not None
         part = holdout if on_holdout else metrics
         values = [measured((part.get(when) or {}).get(key)) for when in ("before", "after")]
         if known := [percent(value) for value in values if value is not None]:

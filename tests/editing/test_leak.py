@@ -238,6 +238,11 @@ def save(images: Tensor, folder: Path) -> None:
         Image.fromarray(pixels).save(folder / f"{number:03d}.png")
 
 
+def read_back(images: Tensor) -> Tensor:
+    """As a PNG keeps them."""
+    return (255 * images).round() / 255
+
+
 def test_by_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leak, "STEPS", 120)
     x, _ = scenes(61, 1)
@@ -261,3 +266,6 @@ def test_by_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert part is not None
     jury = bench(network(), new, part, BOUNDS)
     assert jury.leakage(written.eval()) < jury.leakage(network())
+    own = bench(network(), read_back(x[:60]), part, BOUNDS)  # measured on the reopened weights, on calibration images
+    for when, judged in (("before", network()), ("after", written)):
+        assert report["metrics"][when]["leakage"] == pytest.approx(own.leakage(judged), rel=1e-3)
