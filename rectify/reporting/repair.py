@@ -197,7 +197,12 @@ def figure_groups(report: Report) -> list[Bars]:
         asr = "attack success" if base is None else f"attack success\n(base rate {percent(base, 1)})"
         bars = tuple(
             (words, measured(before.get(key)), measured(after.get(key)))
-            for key, words in (("accuracy", "accuracy"), ("asr", asr), ("recovery", "recovery"))
+            for key, words in (
+                ("accuracy", "accuracy"),
+                ("asr", asr),
+                ("recovery", "recovery"),
+                ("leakage", "attribution\non the part"),
+            )
         )
         bars = tuple(one for one in bars if one[1] is not None or one[2] is not None)
         if bars:
