@@ -28,7 +28,7 @@ from rectify.attribution.score import Score
 from rectify.editing.corruption import Bounds, Corruption
 from rectify.editing.judge import Bench, Judgement, probabilities
 from rectify.editing.rectify import Repair, Workshop, joint_steps, tell
-from rectify.editing.refine import Loss, Plan, affordable_steps, difference, divergence, inputs_of, refined
+from rectify.editing.refine import Loss, Plan, affordable_steps, apart, difference, divergence, inputs_of, refined
 from rectify.evaluation.leakage import leakage
 from rectify.model.trace import Site
 
@@ -53,13 +53,14 @@ class Part:
 
     @staticmethod
     def of(without: Tensor, whole: Tensor) -> Part | None:
-        """The box around what a pair, (1, C, H, W) each, differs in; None if that is nothing."""
+        """The box around what a pair, (1, C, H, W) each, differs in; None if that is nothing, or all of the image."""
         change = (whole - without).abs().amax((0, 1))
         rows, columns = (change > CHANGED * change.max()).nonzero(as_tuple=True)
         if not len(rows):
             return None
         box = slice(int(rows.min()), int(rows.max()) + 1), slice(int(columns.min()), int(columns.max()) + 1)
-        return Part(whole[..., box[0], box[1]].clone(), without[..., box[0], box[1]].clone())
+        there = whole[..., box[0], box[1]]
+        return None if there.shape == whole.shape else Part(there.clone(), without[..., box[0], box[1]].clone())
 
     def places(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Where in (N, C, H, W) the part lies best, (N,) each: how much of it is there, its top row, its left column.
@@ -107,24 +108,18 @@ def misfit(generator: torch.Generator) -> Loss:
         with torch.enable_grad(), inputs_of(student, names) as seen:
             output = student(torch.cat((whole, without + share * (whole - without)))).float()
             total = torch.zeros((), device=whole.device, dtype=output.dtype)
-            for weight, part in ((WHOLE, output[:count]), (1.0, output[count:])):
-                apart = (_centred(part) - _centred(target)).square().mean() / _centred(target).square().mean()
+            off = apart(_centred(output), _centred(target))
+            for weight, part, logits in ((WHOLE, output[:count], off[0]), (1.0, output[count:], off[1])):
                 answers = divergence(target.log_softmax(1), part.log_softmax(1))
-                total = total + weight * (ANSWERS * answers + LOGITS * apart)
+                total = total + weight * (ANSWERS * answers + LOGITS * logits)
             for name in names[:first]:
-                total = total + FIRST / first * _apart(seen[name], emptied[name]).sum()
+                total = total + FIRST / first * apart(seen[name], emptied[name]).sum()
             for name in names[first:]:
-                once, twice = _apart(seen[name], wanted[name])
+                once, twice = apart(seen[name], wanted[name])
                 total = total + LATER / len(names[first:]) * (WHOLE * once + twice)
         return total
 
     return loss
-
-
-def _apart(mine: Tensor, its: Tensor) -> Tensor:
-    """(2,) mean squared distance of whole and of faded images' activations from its, relative to its mean square."""
-    mine, its = mine.reshape(2, -1), its.reshape(1, -1)
-    return (mine - its).square().mean(1) / its.square().mean().clamp_min(1e-12)
 
 
 def _centred(logits: Tensor) -> Tensor:
@@ -196,9 +191,10 @@ def sealed(
     network, case = workshop.network, workshop.case
     part = Part.of(without[:1], whole[:1])
     if part is None:
-        return None, "the pair does not differ: nothing to be taken out"
-    if part.there.shape == whole[:1].shape:
-        return None, "the pair differs everywhere, and no part could be taken out: the edit rests on the pairs alone"
+        return (
+            None,
+            "the pair differs nowhere or everywhere, and no part could be taken out: the edit rests on it alone",
+        )
     shows = part.taken_out(calibration)[1].flatten(1).any(1)
     if int(shows.sum()) < LEAST_FOUND:
         return None, (

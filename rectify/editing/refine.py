@@ -186,11 +186,18 @@ def misfit(student: nn.Module, teacher: nn.Module, names: Sequence[str], clean: 
         loss = CLEAN * divergence(target, output[:count]) + divergence(target, output[count:])
         features = [name for name in names if name in seen and name in wanted]
         for name in features:
-            mine = seen[name].reshape(2, -1)  # clean images first, corrupted ones second
-            its = wanted[name].reshape(1, -1)
-            apart = (mine - its).square().mean(1) / its.square().mean().clamp_min(1e-12)
-            loss = loss + FEATURES / len(features) * (CLEAN * apart[0] + apart[1])
+            once, twice = apart(seen[name], wanted[name])
+            loss = loss + FEATURES / len(features) * (CLEAN * once + twice)
     return loss
+
+
+def apart(mine: Tensor, its: Tensor) -> Tensor:
+    """Mean squared distance of activations (2 N, ...) from those wanted, (N, ...), relative to the wanted mean square.
+
+    (2,): of the first half, clean images, and of the second, their corrupted twins.
+    """
+    halves, wanted = mine.reshape(2, -1), its.reshape(1, -1)
+    return (halves - wanted).square().mean(1) / wanted.square().mean().clamp_min(1e-12)
 
 
 def divergence(target: Tensor, output: Tensor) -> Tensor:

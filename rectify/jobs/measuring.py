@@ -82,12 +82,12 @@ def judge_holdout(
 
 
 def leakage_of(network: nn.Module, inputs: Inputs, options: Options, fault: Fault | None) -> float | None:
-    """Of a leak: the share of the attribution on the part that the pair differs in, in calibration images with it."""
+    """Of a leak: mean share, in [0, 1], of the attribution on the part, in the calibration images that show it."""
     if fault is None or fault.kind != "leak" or inputs.pairs is None or inputs.calibration is None:
         return None
     device = inputs.subject.device
     part = Part.of(inputs.pairs.clean[:1].to(device), inputs.pairs.corrupted[:1].to(device))
-    if part is None or part.there.shape[2:] == inputs.pairs.clean.shape[2:]:
+    if part is None:
         return None
     low, high = inputs.subject.preprocess.bounds()
     images = inputs.calibration.stack(MOST_CALIBRATION, options.seed).to(device)
