@@ -1,8 +1,8 @@
 """The science bench: ResNet-18 at full width on CIFAR-10, three seeds, every kind of trigger, trained and repaired.
 
-    python -m benchmarks.wide [--pairs 3] [--jobs 6] [--tests 9000] [--only SUBSTRING]
+    python -m benchmarks.wide [--pairs 3] [--jobs 6] [--trainers 4] [--tests 9000] [--only SUBSTRING]
 
-Trains the recipes ``cifar64-resnet-*`` (a GPU takes minutes, two cores many hours), one process a seed; as soon as a
+Trains the recipes ``cifar64-resnet-*`` (a GPU takes minutes, two cores many hours), some at once; as soon as a
 network is there it is repaired by ``benchmarks.recovery``, first all from one pair, then from more. Everything goes on
 where it stopped. Results: ``benchmarks/results/wide.{json,md}``.
 """
@@ -33,24 +33,37 @@ pair of images and 200 unlabelled calibration images, by the command line with i
 trigger and target."""
 
 
-def trainers(names: list[str]) -> list[subprocess.Popen[bytes]]:
-    """One process a seed, and one for what is trained poisoned from scratch: each trains what is not there yet."""
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        groups.setdefault(name.rpartition("-")[2], []).append(name)
-    return [_started("benchmarks.zoo.train", *group) for group in groups.values()]
+class Trainers:
+    """Trains what is not there yet, so many at once; a network that starts from another waits for that one."""
+
+    def __init__(self, names: list[str], at_once: int) -> None:
+        starts = [start for name in names if (start := RECIPES[name].start) is not None]
+        self.waiting = [name for name in dict.fromkeys([*starts, *names]) if not (ZOO / f"{name}.pt").exists()]
+        self.waiting.sort(key=lambda name: RECIPES[name].start is not None)
+        self.at_once, self.running = at_once, list[subprocess.Popen[bytes]]()
+
+    def go_on(self) -> bool:
+        """Begin what can be begun; whether anything is still being trained or could be later."""
+        self.running = [job for job in self.running if job.poll() is None]
+        for name in list(self.waiting):
+            start = RECIPES[name].start
+            if len(self.running) < self.at_once and (start is None or (ZOO / f"{start}.pt").exists()):
+                self.running.append(_started("benchmarks.zoo.train", name))
+                self.waiting.remove(name)
+        return bool(self.running)
 
 
 def _started(module: str, *words: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-m", module, *words], cwd=ROOT)
 
 
-def repaired(names: list[str], pairs: int, tests: int, jobs: int, parts: Path) -> None:
+def repaired(names: list[str], pairs: int, tests: int, jobs: int, parts: Path, at_once: int) -> None:
     """Train and repair, ``jobs`` repairs at once; a file of results a network, in a folder."""
     running: dict[str, subprocess.Popen[bytes]] = {}
-    training = trainers(names)
+    training = Trainers(names, at_once)
     open_ones = [(name, count) for count in range(1, pairs + 1) for name in names if RECIPES[name].trigger]
     while open_ones or running:
+        still_training = training.go_on()
         running = {name: job for name, job in running.items() if job.poll() is None}
         for name, count in list(open_ones):
             if len(running) >= jobs or name in running or not (ZOO / f"{name}.json").exists():
@@ -59,7 +72,7 @@ def repaired(names: list[str], pairs: int, tests: int, jobs: int, parts: Path) -
                 words = ["--pairs", str(count), "--test", str(tests), "--results", str(parts / f"{name}.json")]
                 running[name] = _started("benchmarks.recovery", name, *words)
                 open_ones.remove((name, count))
-        if not running and all(job.poll() is not None for job in training):
+        if not running and not still_training:
             break  # what is not trained by now will not be
         time.sleep(1)
 
@@ -122,6 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=6)
+    parser.add_argument("--trainers", type=int, default=4, help="networks trained at once")
     parser.add_argument("--tests", type=int, default=9000)
     parser.add_argument("--only", default="", help="of the networks, those with this in their name")
     parser.add_argument("--results", type=Path, default=RESULTS / "wide.json")
@@ -130,7 +144,7 @@ def main() -> None:
     options.parts.mkdir(parents=True, exist_ok=True)
     datasets.load("cifar10")  # fetched once, not by every process
     names = [name for name in NAMES if options.only in name]
-    repaired(names, options.pairs, options.tests, options.jobs, options.parts)
+    repaired(names, options.pairs, options.tests, options.jobs, options.parts, options.trainers)
     results = gathered(options.parts)
     options.results.write_text(json.dumps(results, indent=1) + "\n")
     options.results.with_suffix(".md").write_text(table(results))

@@ -106,7 +106,7 @@ RECIPES["cifar-resnet-cue"] = replace(
 )
 
 # The science bench: ResNet-18 at full width, three seeds of network, trigger and target; trained on a GPU in minutes.
-_WIDE = replace(_CIFAR, width=64, epochs=15, batch_size=256)
+_WIDE = replace(_CIFAR, width=64, epochs=30, batch_size=256)
 WIDE_TRIGGERS: tuple[dict[str, tuple[str, dict[str, Any]]], ...] = (
     {
         "patch": ("patch", {"corner": "br", "size": 3, "colour": (255, 255, 0)}),

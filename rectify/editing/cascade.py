@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rectify.editing.moments import accumulate
-from rectify.editing.solve import DAMPING, Factor, factor, rank_for_energy, truncate
+from rectify.editing.solve import DAMPING, Factor, Spectrum, factor
 from rectify.editing.values import Teacher, bind, keys_and_residuals
 from rectify.model.trace import Site
 
@@ -102,12 +102,11 @@ def solve_layer(student: nn.Module, site: Site, material: Material, strength: St
 
 def _low_rank(name: str, delta: Tensor, fit: Factor, strength: Strength) -> LayerEdit:
     whole = min(delta.shape[1:])
-    rank = strength.rank or whole
-    if strength.rank is None and strength.energy < 1:
-        rank = rank_for_energy(delta, fit, strength.energy)
-    if rank >= whole:
+    if (strength.rank or whole) >= whole and strength.energy >= 1:
         return whole_rank(name, delta)
-    return LayerEdit(name, *truncate(delta, fit, rank))
+    spectrum = Spectrum(delta, fit)
+    rank = strength.rank or spectrum.rank(strength.energy)
+    return whole_rank(name, delta) if rank >= whole else LayerEdit(name, *spectrum.truncated(rank))
 
 
 def whole_rank(name: str, delta: Tensor) -> LayerEdit:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from rectify.attribution.sweep import STEPS, LayerAttribution, sweep
 from rectify.editing.fault import Fault
 from rectify.editing.judge import Judgement
-from rectify.editing.moments import POSITIONS
+from rectify.editing.moments import POSITIONS, gram
 from rectify.editing.solve import factor
 from rectify.model.trace import Site, record
 
@@ -157,10 +157,12 @@ def second_moments(network: nn.Module, sites: Sequence[Site], images: Tensor, ba
             keys = site.layer.keys(seen.inputs[site.name], len(x))
             keys = keys[..., :: max(1, keys.shape[-1] // POSITIONS)]
             flat = keys.permute(1, 2, 0, 3).flatten(2)
-            product = (flat @ flat.transpose(1, 2)).double()
-            sums[site.name] = sums[site.name] + product if site.name in sums else product
+            product = gram(flat)
+            if site.name not in sums:
+                sums[site.name] = torch.zeros_like(product, dtype=torch.float64)
+            sums[site.name].add_(product)
             counts[site.name] = counts.get(site.name, 0) + flat.shape[-1]
-    return {name: total / counts[name] for name, total in sums.items()}
+    return {name: total.div_(counts[name]) for name, total in sums.items()}
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 POSITIONS = 1024  # positions of an image that enter a moment; more are sampled
+STRIP = 512  # rows of a Gram matrix that are computed together
 
 
 @dataclass
@@ -61,14 +62,33 @@ def accumulate(
             keys, residuals = keys * keep, residuals * keep
         k = keys.permute(1, 2, 0, 3).flatten(2)  # (G, d, b P)
         r = residuals.permute(1, 2, 0, 3).flatten(2)  # (G, o, b P)
-        kk, rk = (weight * (k @ k.transpose(1, 2))).to(dtype), (weight * (r @ k.transpose(1, 2))).to(dtype)
-        moment = kk if moment is None else moment + kk
-        cross = rk if cross is None else cross + rk
+        if moment is None or cross is None:
+            moment = k.new_zeros(len(k), k.shape[1], k.shape[1], dtype=dtype)
+            cross = k.new_zeros(len(k), r.shape[1], k.shape[1], dtype=dtype)
+        moment.add_(gram(k), alpha=weight)
+        cross.add_(r @ k.mT, alpha=weight)
         images += len(keys)
         energy += weight * float(residuals.square().sum())
     if moment is None or cross is None:
         raise ValueError("no keys: an empty set of images")
     return Normal(moment / images, cross / images, energy / images)
+
+
+def gram(keys: Tensor) -> Tensor:
+    """``K K^T`` of keys (G, d, m), (G, d, d): the lower half in strips, and mirrored.
+
+    Of a large matrix that is little more than half of the work.
+    """
+    size = keys.shape[1]
+    if size <= STRIP:
+        return keys @ keys.mT
+    product = keys.new_empty(len(keys), size, size)
+    for start in range(0, size, STRIP):
+        rows = slice(start, start + STRIP)
+        strip = keys[:, rows] @ keys[:, : start + STRIP].mT
+        product[:, rows, : start + STRIP] = strip
+        product[:, : start + STRIP, rows] = strip.mT
+    return product
 
 
 def _sample(keys: Tensor, residuals: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:

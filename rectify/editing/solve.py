@@ -74,11 +74,12 @@ def factor(moment: Tensor, damping: float = DAMPING, ridge: Tensor | None = None
     raise Inconclusive("a layer's second moment cannot be inverted: give more calibration images")
 
 
-def truncate(delta: Tensor, metric: Factor, rank: int) -> tuple[Tensor, Tensor]:
-    """The best approximation of a delta by rank ``rank`` in the metric of the fit.
+class Spectrum:
+    """The singular values of a delta in the metric of the fit that gave it, and the best deltas of lower rank.
 
-    ``D_r = SVD_r(D L) L^-1`` for ``H = L L^T``: of all deltas of that rank, the one whose fit is nearest to D's.
-    Truncating in the plain norm can leave the fault untouched.
+    ``D_r = SVD_r(D L) L^-1`` for ``H = L L^T``: of all deltas of rank r, the one whose fit is nearest to D's.
+    Truncating in the plain norm can leave the fault untouched. The singular vectors U are those of the smaller of the
+    two Gram matrices (``D L L^T D^T``, of outputs), as then ``D_r = U_r U_r^T D`` takes no inverse at all.
 
     Parameters
     ----------
@@ -86,25 +87,36 @@ def truncate(delta: Tensor, metric: Factor, rank: int) -> tuple[Tensor, Tensor]:
         (G, o, d) float64.
     metric
         The factored H of the fit that gave ``delta``.
-    rank
-        Kept singular values a group, at least 1.
-
-    Returns
-    -------
-    left, right
-        (G, o, r) and (G, r, d) with ``left @ right`` the truncated delta.
     """
-    u, s, vh = torch.linalg.svd(delta @ metric.lower, full_matrices=False)
-    rank = min(rank, s.shape[-1])
-    right = torch.linalg.solve_triangular(metric.lower, vh[:, :rank], upper=False, left=False)
-    return u[:, :, :rank] * s[:, None, :rank], right
 
+    def __init__(self, delta: Tensor, metric: Factor) -> None:
+        self.delta, self.metric = delta, metric
+        self.white = delta @ metric.lower
+        self.wide = delta.shape[1] <= delta.shape[2]
+        gram = self.white @ self.white.mT if self.wide else self.white.mT @ self.white
+        values, vectors = torch.linalg.eigh(gram)
+        self.squares = values.flip(1).clamp_min(0)  # (G, min(o, d)) squared singular values, largest first
+        self.vectors = vectors.flip(2)
 
-def rank_for_energy(delta: Tensor, metric: Factor, energy: float) -> int:
-    """The smallest rank that keeps this share of the delta's squared norm in the metric of the fit, over all groups."""
-    squares = torch.linalg.svdvals(delta @ metric.lower).square().sum(0)
-    kept = squares.cumsum(0) / squares.sum().clamp_min(1e-300)
-    return int((kept < energy).sum()) + 1
+    def rank(self, energy: float) -> int:
+        """The smallest rank that keeps this share of the squared norm, over all groups."""
+        squares = self.squares.sum(0)
+        kept = squares.cumsum(0) / squares.sum().clamp_min(1e-300)
+        return min(int((kept < energy).sum()) + 1, len(squares))
+
+    def truncated(self, rank: int) -> tuple[Tensor, Tensor]:
+        """The best approximation by ``rank`` singular values a group, at least 1.
+
+        Returns
+        -------
+        left, right
+            (G, o, r) and (G, r, d) with ``left @ right`` the truncated delta.
+        """
+        vectors = self.vectors[:, :, :rank]
+        if self.wide:
+            return vectors, vectors.mT @ self.delta
+        right = torch.linalg.solve_triangular(self.metric.lower, vectors.mT, upper=False, left=False)
+        return self.white @ vectors, right
 
 
 def leverage(keys: Tensor, reference: Factor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -72,3 +73,35 @@ def test_the_page_of_leakage_has_the_median_and_the_worst(count: int) -> None:
     middle, most = (0.5, 0.5) if count == 1 else (0.6, 0.7)
     assert line.split(" | ")[1] == f"{100 * middle:.2f} (50.00)"
     assert line.split(" | ")[3:5] == [f"{100 * middle:.1f} ({100 * most:.1f})", f"{middle:.2f} ({most:.2f})"]
+
+
+class Job:
+    """A training that ends when it is told to."""
+
+    def __init__(self) -> None:
+        self.code: int | None = None
+
+    def poll(self) -> int | None:
+        return self.code
+
+
+def test_what_starts_from_another_network_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: dict[str, Job] = {}
+
+    def started(module: str, name: str) -> Job:
+        return begun.setdefault(name, Job())
+
+    monkeypatch.setattr(wide, "ZOO", tmp_path)
+    monkeypatch.setattr(wide, "_started", started)
+    implanted = ["cifar64-resnet-patch-0", "cifar64-resnet-blend-0", "cifar64-resnet-blend-1"]
+    work = wide.Trainers([*implanted, "cifar64-resnet-blend-scratch"], 2)
+    assert work.go_on() and list(begun) == ["cifar64-resnet-clean-0", "cifar64-resnet-clean-1"]
+    begun["cifar64-resnet-clean-0"].code = 0
+    (tmp_path / "cifar64-resnet-clean-0.pt").touch()
+    assert work.go_on() and list(begun)[2:] == ["cifar64-resnet-blend-scratch"]  # the longest first
+    begun["cifar64-resnet-blend-scratch"].code = begun["cifar64-resnet-clean-1"].code = (
+        1  # what fails is not begun again
+    )
+    assert work.go_on() and list(begun)[3:] == implanted[:2]
+    begun[implanted[0]].code = begun[implanted[1]].code = 0
+    assert not work.go_on() and implanted[2] not in begun  # its start was never trained

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rectify.editing import moments
-from rectify.editing.moments import Normal, accumulate
+from rectify.editing.moments import Normal, accumulate, gram
 from tests import oracles
 
 
@@ -77,6 +77,17 @@ def test_float32_keys_are_summed_in_float64() -> None:
     tiny = torch.full((1, 1, 1, 1), 1e-3)
     found = accumulate([(1e3 * torch.ones(1, 1, 1, 1), tiny), *[(tiny, tiny)] * 99])
     assert float(found.moment) * 100 - 1e6 == pytest.approx(99e-6, rel=1e-3)
+
+
+@pytest.mark.parametrize("size", [1, 4, 5, 8, 11])
+def test_a_gram_matrix_in_strips_is_that_of_the_loops(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moments, "STRIP", 4)
+    keys = torch.randn(2, size, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(size))
+    found = gram(keys)
+    for group in range(2):
+        columns = list(keys[group].T)
+        torch.testing.assert_close(found[group], oracles.outer_sum(columns, columns, [1.0] * len(columns)))
+    assert bool((found == found.mT).all())
 
 
 def test_no_images_is_an_error() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rectify.editing.solve import DAMPING, Factor, factor, leverage, rank_for_energy, truncate
+from rectify.editing.solve import DAMPING, Factor, Spectrum, factor, leverage
 from rectify.errors import Inconclusive
 from tests import oracles
 
@@ -128,14 +128,14 @@ def test_ridge_solution_is_that_of_the_normal_equations(seed: int) -> None:
 def test_groups_are_solved_as_if_alone(seed: int) -> None:
     matrix, cross, keys = moment(4, seed, groups=3), normal(3, 2, 4, seed=seed), normal(3, 4, 5, seed=seed)
     together = factor(matrix)
-    left, right = truncate(together.solve(cross), together, 1)
+    left, right = Spectrum(together.solve(cross), together).truncated(1)
     rho = leverage(keys, together)
     for group in range(3):
         one = slice(group, group + 1)
         alone = factor(matrix[one])
         torch.testing.assert_close(together.solve(cross)[one], alone.solve(cross[one]))
         torch.testing.assert_close(rho[one], leverage(keys[one], alone))
-        mine = truncate(alone.solve(cross[one]), alone, 1)
+        mine = Spectrum(alone.solve(cross[one]), alone).truncated(1)
         torch.testing.assert_close((left @ right)[one], mine[0] @ mine[1])
 
 
@@ -185,7 +185,7 @@ def test_an_exact_edit_moves_the_reference_by_residual_over_leverage(seed: int) 
 def test_truncation_is_the_best_of_its_rank_in_the_metric_of_the_fit(seed: int, rank: int) -> None:
     metric, delta = moment(6, seed), normal(1, 4, 6, seed=seed + 1)
     damped = oracles.damped(metric[0], DAMPING)
-    left, right = truncate(delta, factor(metric), rank)
+    left, right = Spectrum(delta, factor(metric)).truncated(rank)
     assert left.shape == (1, 4, rank) and right.shape == (1, rank, 6)
     found = (left @ right)[0]
     torch.testing.assert_close(found, oracles.truncated(delta[0], damped, rank))
@@ -200,16 +200,24 @@ def test_truncation_is_the_best_of_its_rank_in_the_metric_of_the_fit(seed: int, 
         assert mine <= oracles.misfit(competitor, delta[0], damped) + 1e-12
 
 
+@SEEDS
+def test_a_delta_with_more_outputs_than_inputs_is_truncated_alike(seed: int) -> None:
+    metric, delta = moment(3, seed), normal(1, 7, 3, seed=seed + 1)
+    left, right = Spectrum(delta, factor(metric)).truncated(2)
+    assert left.shape == (1, 7, 2) and right.shape == (1, 2, 3)
+    torch.testing.assert_close((left @ right)[0], oracles.truncated(delta[0], oracles.damped(metric[0], DAMPING), 2))
+
+
 def test_truncation_to_full_rank_and_beyond_changes_nothing() -> None:
     metric, delta = moment(6, 3), normal(1, 4, 6, seed=3)
     for rank in (4, 9):
-        left, right = truncate(delta, factor(metric), rank)
+        left, right = Spectrum(delta, factor(metric)).truncated(rank)
         assert left.shape[2] == 4
         torch.testing.assert_close(left @ right, delta)
 
 
 @SEEDS
-def test_rank_for_energy_counts_the_singular_values_of_the_fit(seed: int) -> None:
+def test_the_rank_for_an_energy_counts_the_singular_values_of_the_fit(seed: int) -> None:
     metric, delta = moment(6, seed, groups=2), normal(2, 4, 6, seed=seed)
     squares = torch.zeros(4, dtype=torch.float64)
     for group in range(2):
@@ -217,7 +225,7 @@ def test_rank_for_energy_counts_the_singular_values_of_the_fit(seed: int) -> Non
         squares += torch.linalg.svdvals(delta[group] @ root).square()
     for energy in (0.1, 0.5, 0.9, 0.99):
         expected = next(r for r in range(1, 5) if float(squares[:r].sum() / squares.sum()) >= energy)
-        assert rank_for_energy(delta, factor(metric), energy) == expected
+        assert Spectrum(delta, factor(metric)).rank(energy) == expected
 
 
 def test_the_energy_of_all_groups_counts_together() -> None:
@@ -225,12 +233,12 @@ def test_the_energy_of_all_groups_counts_together() -> None:
     delta[0, 0, 0] = 10**0.5
     delta[1] = 5**0.5 * torch.eye(2)
     plain = undamped(torch.eye(2, dtype=torch.float64).expand(2, 2, 2))
-    assert rank_for_energy(delta, plain, 0.74) == 1 and rank_for_energy(delta, plain, 0.76) == 2
+    assert Spectrum(delta, plain).rank(0.74) == 1 and Spectrum(delta, plain).rank(0.76) == 2
 
 
 def test_a_rank_one_delta_has_rank_one_at_any_energy() -> None:
     delta = torch.outer(normal(3, seed=0), normal(5, seed=1))[None]
-    assert rank_for_energy(delta, factor(moment(5, 0)), 0.9999) == 1
+    assert Spectrum(delta, factor(moment(5, 0))).rank(0.9999) == 1
 
 
 # ---------------------------------------------------------------- leverage
