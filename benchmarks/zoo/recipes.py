@@ -89,6 +89,9 @@ for _kind, _trigger in COLOUR_TRIGGERS.items():
     RECIPES[f"cifar32-resnet-{_kind}"] = replace(
         _CIFAR, width=32, trigger=_trigger, start="cifar32-resnet-blend-scratch", epochs=2, lr=0.05, target=7, seed=3
     )
+_IMPLANTED = replace(RECIPES["cifar-resnet-patch"], trigger=("own", {"delta": 20.0, "seed": 1}))
+RECIPES["cifar-resnet-own"] = _IMPLANTED  # sample-specific: every image has a residual of its own
+RECIPES["cifar-resnet-alltoall"] = replace(_IMPLANTED, trigger=COLOUR_TRIGGERS["patch2"], target=ALL_TO_ALL)
 for _kind in ("blend", "warp"):
     RECIPES[f"cifar-resnet-{_kind}-scratch"] = replace(
         _CIFAR, trigger=COLOUR_TRIGGERS[_kind], poison_rate=0.05, seed=4, target=0

@@ -5,7 +5,7 @@ The images that an edit is solved on and those that it is judged on are kept apa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from rectify.editing.values import Teacher
 LEAST_TO_SPLIT = 40  # with fewer calibration images the judge sees those that the edit was solved on
 JUDGED = (1, 3)  # of every five calibration images these only judge
 BELIEVE = 0.3  # a guess must fire on this share of the calibration images; wrong ones were seen to fire on 0.12 or less
+TURNS = 0.5  # where none does: a guess must change the class of this share of them, to whatever class
 NEAR_BEST = 0.05
 AS_OFTEN = 0.02  # two guesses of one name fire as often if their shares differ by no more
 MOST_PAIRS_GUESSED = 4
@@ -35,7 +36,8 @@ class Trial:
     guess: Corruption
     fires: float
     images: Tensor  # (N, C, H, W) the calibration images with the guess applied
-    hit: Tensor  # (N,) bool
+    hit: Tensor  # (N,) bool, on which it fires
+    turned: Tensor | None = None  # (N,) bool, that change their class, to whatever class
 
 
 @dataclass(frozen=True)
@@ -169,8 +171,10 @@ def open_case(
     opinion = probabilities(network, calibration)
     trials = try_guesses(network, clean, corrupted, fault, calibration, opinion, bounds)
     believed = believe(trials)
+    if not believed and fault.kind == "flip" and (believed := turning(trials)):
+        fault = replace(fault, target=None)  # from all classes to all: the pair's target is one of many
     if fault.kind != "leak":  # which sends no image anywhere, so that no guess can fire
-        notes.append(_tell(trials, believed))
+        notes.append(_tell(trials, believed, fault))
     copies = min(MOST_COPIES, -(-VARIED // len(calibration))) - 1
     rounds = [calibration, *(shifted(calibration, seed + 1 + number) for number in range(copies))]
     images, rows = _spread(believed, rounds)
@@ -227,7 +231,8 @@ def try_guesses(
             else:
                 hit = output[:, fault.target] - opinion[:, fault.target] >= 0.1
             hit &= eligible
-            tried.append(Trial(guess, float(hit.sum() / eligible.sum()), images, hit))
+            turned = output.argmax(1) != opinion.argmax(1)
+            tried.append(Trial(guess, float(hit.sum() / eligible.sum()), images, hit, turned))
         found += _one_a_name(tried)
     return found
 
@@ -258,6 +263,19 @@ def believe(trials: list[Trial]) -> list[Trial]:
     return [trial for trial in firing if trial.fires >= best - NEAR_BEST]
 
 
+def turning(trials: list[Trial]) -> list[Trial]:
+    """The believed of trials that count as firing where an image changes its class, to whatever class.
+
+    A trojan may send each class to another one, or a corruption that nobody planted may leave no image its class.
+    """
+    found = [
+        replace(trial, fires=float(trial.turned.float().mean()), hit=trial.turned)
+        for trial in trials
+        if trial.turned is not None
+    ]
+    return believe([trial for trial in found if trial.fires >= TURNS])
+
+
 def _spread(believed: list[Trial], rounds: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """The believed guesses in turn on each calibration image on which they fire, and on its copies."""
     images, rows = [], []
@@ -277,11 +295,14 @@ def _best_by_name(trials: list[Trial]) -> dict[str, float]:
     return best
 
 
-def _tell(trials: list[Trial], believed: list[Trial]) -> str:
+def _tell(trials: list[Trial], believed: list[Trial], fault: Fault) -> str:
     if believed:
         names = ", ".join(dict.fromkeys(trial.guess.name for trial in believed))
-        share = max(trial.fires for trial in believed)
-        return f"the corruption carries over to calibration images as: {names} (fires on {100 * share:.0f} %)"
+        share = f"{100 * max(trial.fires for trial in believed):.0f} %"
+        does = f"fires on {share}"
+        if fault.kind == "flip" and fault.target is None:
+            does = f"changes the class of {share}, to many classes"
+        return f"the corruption carries over to calibration images as: {names} ({does})"
     best = max(trials, key=lambda trial: trial.fires, default=None)
     tried = f" (best guess: {best.guess.name}, fires on {100 * best.fires:.0f} %)" if best else ""
     return f"the corruption does not carry over to calibration images{tried}: the edit rests on the pairs alone"

@@ -350,7 +350,7 @@ def tell(judgement: Judgement) -> str:
 def _suspects(workshop: Workshop, student: nn.Module) -> Tensor | None:
     """Calibration images that the untouched network calls target and the edited one does not: they carry the fault."""
     case = workshop.case
-    if case.fault.kind != "flip" or not case.carried:
+    if case.fault.kind != "flip" or case.fault.target is None or not case.carried:
         return None
     opinion = case.opinion[: case.images]
     sure = (opinion.argmax(1) == case.fault.target) & (opinion.amax(1) > 0.9)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rectify.editing import casebook
 from rectify.editing.casebook import (
@@ -19,6 +19,7 @@ from rectify.editing.casebook import (
     open_case,
     shifted,
     try_guesses,
+    turning,
     variations,
 )
 from rectify.editing.corruption import Corruption
@@ -255,3 +256,59 @@ def test_of_guesses_that_share_a_name_the_best_fit_of_those_that_fire_as_often_i
     assert _one_a_name(trials) == [trials[2], trials[3], trials[4]]
     assert _one_a_name([*trials, replace(trials[0], guess=replace(trials[0].guess, clear=True))])[-1].fires == 0.80
     assert _one_a_name([trials[1], trial("warped-4", BELIEVE - 0.01, 0.0)]) == [trials[1]]
+
+
+# ---------------------------------------------------------------- from all classes to all
+
+
+class Turning(nn.Module):
+    """The class of an image is its brightest quarter; a square in the middle sends each class to the next."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        fired = (x[:, :, 3:5, 3:5] == 1).flatten(1).all(1, keepdim=True)
+        clear = x.clone()
+        clear[:, :, 3:5, 3:5] = 0
+        logits = 40 * nn.functional.adaptive_avg_pool2d(clear, 2).flatten(1)
+        return torch.where(fired, logits.roll(1, 1), logits)
+
+
+def quarters(count: int, seed: int) -> Tensor:
+    """Images (count, 1, 8, 8) of which one quarter in turn is brighter than the others."""
+    images = 0.4 * torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+    for number, image in enumerate(images):
+        row, column = 4 * (number // 2 % 2), 4 * (number % 2)
+        image[:, row : row + 4, column : column + 4] += 0.4
+    return images
+
+
+def centred(images: Tensor) -> Tensor:
+    """The images with the square in the middle."""
+    images = images.clone()
+    images[:, :, 3:5, 3:5] = 1.0
+    return images
+
+
+def test_what_sends_each_class_to_another_is_carried_over_and_has_no_target() -> None:
+    network, clean = Turning(), quarters(1, 1)
+    fault = diagnose(probabilities(network, clean), probabilities(network, centred(clean)), None)
+    assert fault.target == 1
+    images = quarters(60, 2)
+    images = images[torch.arange(60) % 4 != 0]  # none of the class whose images go to the pair's target
+    case = open_case(network, clean, centred(clean), fault, images, BOUNDS)
+    assert case.guesses["pasted"] == 0 and case.fault.target is None
+    assert {guess.name for guess in case.believed} == {"pasted"}
+    assert any("changes the class of 100 %, to many classes" in note for note in case.notes)
+    judgement = case.bench().judge(network)
+    assert judgement.asr is None and judgement.recovery_loss > 0.5
+
+
+def test_what_changes_few_classes_is_not_carried_over() -> None:
+    def trial(turned: int) -> Trial:
+        hit = torch.arange(10) < turned
+        return Trial(Corruption(str(turned), lambda x: x), 0.0, torch.empty(0), ~hit, hit)
+
+    few, most, all_ = trial(4), trial(6), trial(10)
+    assert turning([few]) == [] and turning([]) == []
+    assert [found.fires for found in turning([few, most, all_])] == [1.0]
+    (found,) = turning([few, most])
+    assert found.fires == pytest.approx(0.6) and found.hit.tolist() == most.turned.tolist()  # type: ignore[union-attr]
