@@ -20,6 +20,9 @@ from rectify.editing.values import Teacher
 LEAST_TO_SPLIT = 40  # with fewer calibration images the judge sees those that the edit was solved on
 JUDGED = (1, 3)  # of every five calibration images these only judge
 BELIEVE = 0.3  # a guess must fire on this share of the calibration images; wrong ones were seen to fire on 0.12 or less
+# What differs from image to image is believed where it fires about as often as what the pair has, which is not always:
+# a fixed trigger would fire (nearly) always, and often does so with nothing but its texture.
+VARIES_BEHIND, ALWAYS = 0.1, 0.95
 TURNS = 0.5  # where none does: a guess must change the class of this share of them, to whatever class
 NEAR_BEST = 0.05
 AS_OFTEN = 0.02  # two guesses of one name fire as often if their shares differ by no more
@@ -259,8 +262,13 @@ def believe(trials: list[Trial]) -> list[Trial]:
     """
     firing = [trial for trial in trials if trial.fires >= BELIEVE]
     firing = [trial for trial in firing if _is_sure(trial)] or firing
-    best = max((trial.fires for trial in firing), default=0.0)
-    return [trial for trial in firing if trial.fires >= best - NEAR_BEST]
+    fixed = [trial for trial in firing if not trial.guess.varies]
+    best = max((trial.fires for trial in fixed), default=0.0)
+    if best < ALWAYS and not any(_is_sure(trial) for trial in firing):
+        varied = [trial for trial in firing if trial.guess.varies and trial.fires >= best - VARIES_BEHIND]
+        if varied:
+            return varied
+    return [trial for trial in fixed if trial.fires >= best - NEAR_BEST]
 
 
 def turning(trials: list[Trial]) -> list[Trial]:

@@ -1,9 +1,9 @@
 """What was done to the clean image? Guess it from the pair, and try the guess on other images.
 
-One pair shows a corruption once. If it can be put onto other clean images, one pair becomes many. Six guesses cover
-the triggers and cues of the literature: a difference that is added, the same in stripes, pixels that are pasted, a
-tint, a picture that is blended in, and a smooth warp. A guess is believed only if it *fires*: the network under repair
-must fall for it on calibration images as it fell for the pair.
+One pair shows a corruption once. If it can be put onto other clean images, one pair becomes many. Seven guesses cover
+the triggers and cues of the literature: a difference that is added, the same in stripes, others of the same texture,
+pixels that are pasted, a tint, a picture that is blended in, and a smooth warp. A guess is believed only if it *fires*:
+the network under repair must fall for it on calibration images as it fell for the pair.
 
 A pair need not be perfect. JPEG blurs a pasted mark and changes all other pixels a little, so what counts as changed is
 tried at several thresholds, and the mark as one clean colour too; two crops that are off by a pixel or two are aligned.
@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rectify.editing.textures import surrogates
 from rectify.editing.warps import Warp, displace, share, warps
 from rectify.editing.waves import frequency_of, plane_wave
 
@@ -50,7 +51,8 @@ class Corruption:
 
     ``misfit`` orders guesses of one name: the share of the pair's difference that it leaves unexplained, or, where it
     explains all, that it needs. ``clear``: the pair shows a trait that only this kind of corruption leaves, so that
-    others that fire as well need not be believed.
+    others that fire as well need not be believed. ``moves``: it moves what it finds in an image. ``varies``: it does
+    something else to each image, of one kind.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Corruption:
     misfit: float = 0.0
     clear: bool = False
     moves: bool = False
+    varies: bool = False
 
 
 def guesses(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> list[Corruption]:
@@ -87,7 +90,7 @@ def _on_place(clean: Tensor, seen: Tensor, corrupted: Tensor, bounds: Bounds) ->
     needed = share(corrupted - seen, corrupted - clean)
     found: list[Corruption | None] = [_added(seen, corrupted, bounds, needed)]
     found += _pasted(clean, seen, corrupted, bounds)
-    found.append(_blended(seen, corrupted, bounds, needed))
+    found += [_textured(seen, corrupted, bounds, needed), _blended(seen, corrupted, bounds, needed)]
     found += [_striped(seen, corrupted, bounds), _tinted(seen, corrupted, bounds)]
     return [guess for guess in found if guess is not None]
 
@@ -133,6 +136,19 @@ def _added(clean: Tensor, corrupted: Tensor, bounds: Bounds, needed: float) -> C
 
 def _adding(pattern: Tensor, bounds: Bounds) -> Callable[[Tensor], Tensor]:
     return lambda x: _clamp(x + pattern, bounds)
+
+
+def _textured(clean: Tensor, corrupted: Tensor, bounds: Bounds, needed: float) -> Corruption | None:
+    """Another difference for each image, as strong and as coarse as the pair's.
+
+    As strong as that is where nothing was hidden by black and white. ``None`` where it is hidden everywhere.
+    """
+    difference, free = corrupted - clean, _free(corrupted, bounds)
+    if not bool(free.any()):
+        return None
+    strength = difference[free].square().mean() / difference.square().mean().clamp_min(1e-12)
+    pattern = strength.sqrt() * difference
+    return Corruption("textured", lambda x: _clamp(x + surrogates(pattern, x), bounds), needed, varies=True)
 
 
 def _striped(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> Corruption | None:

@@ -197,6 +197,19 @@ def test_what_the_pair_shows_clearly_is_believed_alone_if_it_fires_too() -> None
     assert believe([one, trial(BELIEVE - 0.01, True)]) == [one]
 
 
+def test_what_varies_is_believed_where_what_is_fixed_fires_no_more_often_and_not_always() -> None:
+    def trial(fires: float, *, varies: bool = False, clear: bool = False) -> Trial:
+        guess = Corruption(str(fires), lambda x: x, varies=varies, clear=clear)
+        return Trial(guess, fires, torch.empty(0), torch.empty(0, dtype=torch.bool))
+
+    varied = trial(0.75, varies=True)
+    assert believe([trial(0.84), varied]) == [varied]
+    assert believe([varied]) == [varied]
+    for fixed in (trial(0.96), trial(0.86), trial(0.5, clear=True)):
+        assert believe([fixed, varied]) == [fixed]
+    assert believe([trial(0.2), trial(BELIEVE - 0.01, varies=True)]) == []
+
+
 @pytest.mark.parametrize("images", [1, 2, 3])
 def test_a_handful_of_calibration_images_is_enough_to_open_a_case(images: int) -> None:
     _, case = opened(2, images)
