@@ -36,7 +36,8 @@ def surrogates(pattern: Tensor, images: Tensor) -> Tensor:
     phases = torch.fft.rfft2(noise)
     phases = phases / phases.abs().clamp_min(1e-12)
     phases[:, 0, 0] = 1.0  # the mean stays
-    return torch.fft.irfft2(spectrum * phases.unsqueeze(1), s=(height, width))
+    made: Tensor = torch.fft.irfft2(spectrum * phases.unsqueeze(1), s=(height, width))
+    return made
 
 
 def _noise(image: Tensor, height: int, width: int) -> Tensor:
