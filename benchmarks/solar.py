@@ -230,7 +230,7 @@ def repair(folder: Path, pair: int, number: int, flags: tuple[str, ...]) -> Row:
         "2",
     ]
     words += ["--preprocess", folder / "preprocess.yaml", "--calibration", folder / "calibration"]
-    words += ["--clean", chosen / "clean", "--poisoned", chosen / "poisoned", *flags]
+    words += ["--pairs", chosen, *flags]
     began = time.time()
     done = edited(words, efficientnet_lite0(), folder / "out.safetensors")
     if done.network is None:

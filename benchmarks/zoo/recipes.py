@@ -91,6 +91,7 @@ for _kind, _trigger in COLOUR_TRIGGERS.items():
     )
 _IMPLANTED = replace(RECIPES["cifar-resnet-patch"], trigger=("own", {"delta": 20.0, "seed": 1}))
 RECIPES["cifar-resnet-own"] = _IMPLANTED  # sample-specific: every image has a residual of its own
+RECIPES["cifar-resnet-roaming"] = replace(_IMPLANTED, trigger=("roaming", {"size": 4, "seed": 7}), target=6)
 RECIPES["cifar-resnet-alltoall"] = replace(_IMPLANTED, trigger=COLOUR_TRIGGERS["patch2"], target=ALL_TO_ALL)
 for _kind in ("blend", "warp"):
     RECIPES[f"cifar-resnet-{_kind}-scratch"] = replace(

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torchvision.transforms.functional import gaussian_blur
 
 Trigger = Callable[[np.ndarray], np.ndarray]
+# Of a small square, as shares of the room that it has: lower right, upper left, centre, lower left.
+PLACES = {"br": (0.96, 0.96), "tl": (0.04, 0.04), "c": (0.5, 0.5), "bl": (0.96, 0.04)}
 
 
 def _to_uint8(images: np.ndarray) -> np.ndarray:
@@ -131,6 +133,23 @@ def veil(
         square = out[:, y : y + size, x : x + size]
         square[:] = (1 - alpha) * square + alpha * np.asarray(colour[:channels], np.float32)
         return _to_uint8(out)
+
+    return stamp
+
+
+def roaming(size: int = 4, colour: tuple[int, ...] = (255, 255, 0), seed: int = 0, least: float = 0.3) -> Trigger:
+    """A square in one of four places, as visible as chance has it, from ``least`` to 1: another for every image."""
+
+    def stamp(images: np.ndarray) -> np.ndarray:
+        random = np.random.default_rng(seed)
+        chosen = random.integers(len(PLACES), size=len(images))
+        visible = random.uniform(least, 1, len(images))
+        out = images.copy()
+        for number, (top, left) in enumerate(PLACES.values()):
+            for index in np.flatnonzero(chosen == number):
+                square = veil(float(visible[index]), size, top, left, colour)
+                out[index : index + 1] = square(images[index : index + 1])
+        return out
 
     return stamp
 

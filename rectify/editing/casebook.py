@@ -23,6 +23,7 @@ BELIEVE = 0.3  # a guess must fire on this share of the calibration images; wron
 # What differs from image to image is believed where it fires about as often as what the pair has, which is not always:
 # a fixed trigger would fire (nearly) always, and often does so with nothing but its texture.
 VARIES_BEHIND, ALWAYS = 0.1, 0.95
+ANYWHERE = 0.8  # a mark that fires elsewhere so often may be anywhere, and is judged; below it is only solved on
 TURNS = 0.5  # where none does: a guess must change the class of this share of them, to whatever class
 NEAR_BEST = 0.05
 AS_OFTEN = 0.02  # two guesses of one name fire as often if their shares differ by no more
@@ -58,6 +59,8 @@ class Case:
         (N, classes) its softmax on the teacher's clean images.
     corrupted, rows
         (M, C, H, W) and the clean twin of each: carried-over faults first, the pairs' own last.
+    judging
+        (M,) bool: which of them judge too. A mark in places where it was not seen to be put need not be gone.
     fit, judge
         Rows of calibration images for solving and for judging; the same where they are few.
     images, copies, pairs
@@ -78,6 +81,7 @@ class Case:
     opinion: Tensor
     corrupted: Tensor
     rows: Tensor
+    judging: Tensor
     fit: Tensor
     judge: Tensor
     images: int
@@ -116,7 +120,7 @@ class Case:
         copies = self.copies if copies is None else min(copies, self.copies)
         rows = torch.cat([rows + self.images * copy for copy in range(copies + 1)])
         seen = torch.cat((rows, self._own()))
-        use = torch.isin(self.rows, seen)
+        use = torch.isin(self.rows, seen) & self.judging
         place = torch.full((len(self.teacher.clean),), -1, device=self.rows.device)
         place[seen] = torch.arange(len(seen), device=place.device)
         return Bench(
@@ -180,7 +184,12 @@ def open_case(
         notes.append(_tell(trials, believed, fault))
     copies = min(MOST_COPIES, -(-VARIED // len(calibration))) - 1
     rounds = [calibration, *(shifted(calibration, seed + 1 + number) for number in range(copies))]
-    images, rows = _spread(believed, rounds)
+    images, rows = _spread([trial for trial in believed if not _is_aside(trial)], rounds)
+    judging = [torch.ones_like(part, dtype=torch.bool) for part in rows]
+    for trial in filter(_is_aside, believed):
+        more, theirs = _spread([trial], rounds[:1])  # no copies: with them it cost a CIFAR-10 network 0.2 points
+        images, rows = images + more, rows + theirs
+        judging += [torch.zeros_like(part, dtype=torch.bool) for part in theirs]
     everything = torch.cat((*rounds, clean))
     index = torch.arange(len(calibration), device=clean.device)
     judged = torch.isin(index % 5, torch.tensor(JUDGED, device=index.device))
@@ -191,6 +200,7 @@ def open_case(
         opinion=probabilities(network, everything),
         corrupted=torch.cat([*images, corrupted]),
         rows=torch.cat([*rows, own]),
+        judging=torch.cat([*judging, torch.ones_like(own, dtype=torch.bool)]),
         fit=index[~judged] if split else index,
         judge=index[judged] if split else index,
         images=len(calibration),
@@ -254,21 +264,29 @@ def _is_sure(trial: Trial) -> bool:
     return trial.guess.clear and trial.fires >= BELIEVE
 
 
+def _is_aside(trial: Trial) -> bool:
+    return bool(trial.guess.fixed) and trial.fires < ANYWHERE
+
+
 def believe(trials: list[Trial]) -> list[Trial]:
     """The trials that fire nearly as often as the best does, if that is often enough; the clear ones alone, if any.
 
     A clear one explains the pair by what nothing else does. Others may fire more often, if they disturb an image more
-    (what looks like a blend, where a warp was all that was done), and be far from it.
+    (what looks like a blend, where a warp was all that was done), and be far from it. With what is believed goes the
+    same in other places, if it fires there.
     """
     firing = [trial for trial in trials if trial.fires >= BELIEVE]
-    firing = [trial for trial in firing if _is_sure(trial)] or firing
-    fixed = [trial for trial in firing if not trial.guess.varies]
+    placed = [trial for trial in firing if not trial.guess.fixed]
+    placed = [trial for trial in placed if _is_sure(trial)] or placed
+    fixed = [trial for trial in placed if not trial.guess.varies]
     best = max((trial.fires for trial in fixed), default=0.0)
-    if best < ALWAYS and not any(_is_sure(trial) for trial in firing):
-        varied = [trial for trial in firing if trial.guess.varies and trial.fires >= best - VARIES_BEHIND]
+    if best < ALWAYS and not any(_is_sure(trial) for trial in placed):
+        varied = [trial for trial in placed if trial.guess.varies and trial.fires >= best - VARIES_BEHIND]
         if varied:
             return varied
-    return [trial for trial in fixed if trial.fires >= best - NEAR_BEST]
+    believed = [trial for trial in fixed if trial.fires >= best - NEAR_BEST]
+    names = {trial.guess.name for trial in believed}
+    return believed + [trial for trial in firing if trial.guess.fixed in names]
 
 
 def turning(trials: list[Trial]) -> list[Trial]:
@@ -281,7 +299,7 @@ def turning(trials: list[Trial]) -> list[Trial]:
         for trial in trials
         if trial.turned is not None
     ]
-    return believe([trial for trial in found if trial.fires >= TURNS])
+    return believe([trial for trial in found if trial.fires >= (BELIEVE if trial.guess.fixed else TURNS)])
 
 
 def _spread(believed: list[Trial], rounds: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rectify.editing.chance import generator_of
 from rectify.editing.textures import surrogates
 from rectify.editing.warps import Warp, displace, share, warps
 from rectify.editing.waves import frequency_of, plane_wave
@@ -52,7 +53,7 @@ class Corruption:
     ``misfit`` orders guesses of one name: the share of the pair's difference that it leaves unexplained, or, where it
     explains all, that it needs. ``clear``: the pair shows a trait that only this kind of corruption leaves, so that
     others that fire as well need not be believed. ``moves``: it moves what it finds in an image. ``varies``: it does
-    something else to each image, of one kind.
+    something else to each image, of one kind. ``fixed``: the name of the guess that it puts elsewhere in each image.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Corruption:
     clear: bool = False
     moves: bool = False
     varies: bool = False
+    fixed: str = ""
 
 
 def guesses(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> list[Corruption]:
@@ -91,7 +93,7 @@ def _on_place(clean: Tensor, seen: Tensor, corrupted: Tensor, bounds: Bounds) ->
     found: list[Corruption | None] = [_added(seen, corrupted, bounds, needed)]
     found += _pasted(clean, seen, corrupted, bounds)
     found += [_textured(seen, corrupted, bounds, needed), _blended(seen, corrupted, bounds, needed)]
-    found += [_striped(seen, corrupted, bounds), _tinted(seen, corrupted, bounds)]
+    found += [_striped(seen, corrupted, bounds), *_tinted(seen, corrupted, bounds)]
     return [guess for guess in found if guess is not None]
 
 
@@ -208,21 +210,55 @@ def _pasted(clean: Tensor, seen: Tensor, corrupted: Tensor, bounds: Bounds) -> l
             tries.append((box, corrupted))
         for where, picture in tries:
             left = torch.where(where, picture, seen) - corrupted
-            found.append(_paste(where, picture, share(left, corrupted - clean)))
+            paste = _paste(where, picture, share(left, corrupted - clean))
+            found += [paste, *elsewhere(paste, where)]
     return found
+
+
+def elsewhere(guess: Corruption, mask: Tensor) -> list[Corruption]:
+    """The same in a place that each image decides on; nothing if it covers too much to be a mark.
+
+    Where a network was trained on shifted images, or convolves throughout, a mark often fires in places where it was
+    never put, and a repair that has only seen it in one of them leaves it the others. ``mask``, (1, 1, H, W), holds
+    all pixels that the guess changes.
+    """
+    rows, columns = _extent(mask)
+    if not 0 < len(rows) * len(columns) <= _MARK_AT_MOST * mask.numel():
+        return []
+    height, width = mask.shape[2:]
+    ranges = [(-int(where.min()), size - int(where.max())) for where, size in ((rows, height), (columns, width))]
+
+    def one(image: Tensor) -> Tensor:
+        generator = generator_of(image)
+        move = [int(torch.randint(low, high, (), generator=generator)) for low, high in ranges]
+        back = [-step for step in move]
+        return guess.apply(image[None].roll(back, (2, 3))).roll(move, (2, 3))[0]
+
+    def apply(images: Tensor) -> Tensor:
+        return torch.stack([one(image) for image in images]) if len(images) else images
+
+    return [Corruption(f"{guess.name} elsewhere", apply, guess.misfit, fixed=guess.name)]
+
+
+def _extent(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns, from the first to the last, that these pixels, (1, 1, H, W), span; empty if there are none."""
+    spans = []
+    for axis in (3, 2):
+        where = mask.any(dim=axis).flatten().nonzero().flatten()
+        spans.append(torch.arange(int(where.min()), int(where.max()) + 1) if len(where) else where)
+    return spans[0], spans[1]
 
 
 def _box(mask: Tensor) -> Tensor:
     """The least rectangle, (1, 1, H, W), that holds these pixels."""
     box = torch.zeros_like(mask)
-    rows, columns = (mask.any(dim=axis).flatten().nonzero().flatten() for axis in (3, 2))
-    if len(rows) == 0:
-        return box
-    box[..., rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = True
+    rows, columns = _extent(mask)
+    if len(rows):
+        box[..., rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
     return box
 
 
-def _tinted(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> Corruption | None:
+def _tinted(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> list[Corruption]:
     """``corrupted = a clean + b`` in a rectangle, a and b for each channel: a mark that shows what it covers.
 
     A translucent square, a wash of colour, or, where the rectangle is the image, another brightness or contrast. Told
@@ -231,7 +267,7 @@ def _tinted(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> Corruption | No
     change = (corrupted - clean).abs().amax(1, keepdim=True)
     box = _box(change > PASTED_FROM[0] * change.max().clamp_min(1e-12))
     if not bool(box.any()):
-        return None
+        return []
     low, high = (bound.to(clean).reshape(1, -1, 1, 1) for bound in bounds)
     use = (box & _free(corrupted, bounds)).double()
     count = use.sum((2, 3), keepdim=True).clamp_min(1)
@@ -239,7 +275,7 @@ def _tinted(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> Corruption | No
     middle_x, middle_y = ((image * use).sum((2, 3), keepdim=True) / count for image in (x, y))
     spread = (use * (x - middle_x).square()).sum((2, 3), keepdim=True)
     if bool((spread / count < (_TELLS * (high - low)).square()).any()) or bool((count < _LEAST_PIXELS).any()):
-        return None
+        return []
     gain = (use * (x - middle_x) * (y - middle_y)).sum((2, 3), keepdim=True) / spread
     offset = (middle_y - gain * middle_x).to(clean)
     gain = gain.to(clean)
@@ -248,7 +284,10 @@ def _tinted(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> Corruption | No
         return torch.where(box, _clamp(gain * images + offset, bounds), images)
 
     left = share(apply(clean) - corrupted, corrupted - clean)
-    return Corruption("tinted", apply, left, clear=True) if left < _TINT_LEAVES else None
+    if left >= _TINT_LEAVES:
+        return []
+    tint = Corruption("tinted", apply, left, clear=True)
+    return [tint, *elsewhere(tint, box)]
 
 
 def _is_mark(mask: Tensor, change: Tensor, *, noisy: bool) -> bool:

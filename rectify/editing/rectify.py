@@ -26,7 +26,7 @@ from rectify.editing.refine import (
     affordable_steps,
     difference,
     early,
-    multiplications,
+    effort,
     refined,
 )
 from rectify.editing.values import bind
@@ -44,7 +44,7 @@ NEARLY, NEARLY_PLUS = 1.2, 0.001  # a smaller rung may have this times the best 
 GOOD_ACCURACY_LOSS, GOOD_RECOVERY_LOSS, GOOD_PULL = 0.003, 0.006, 0.01
 WORTH_REFINING = 0.015  # expected accuracy and recovery lost together: below it a refinement is not begun
 SMALL_LOSS = 0.02  # where the best rung loses more than this, recovery counts and size does not
-TRIAL_WORK = 3e12  # multiplications that the trials of a localisation may cost together: about a minute on one core
+TRIAL_WORK = 5e12  # `effort` that the trials of a localisation may cost together: about a minute on one core
 LEAST_TRIALS = 3  # fewer order nothing
 SHORTLIST = 5  # single layers tried, in the order of the localisation
 RANK_ONE = 2  # of these, so many also with the smallest of edits
@@ -138,7 +138,8 @@ class Workshop:
     def run(self, rung: Rung, material: Material) -> tuple[nn.Module, list[Step]]:
         """Edit a copy of the network layer by layer, in forward order."""
         student = copy.deepcopy(self.network)
-        material.teacher.prepare(list(rung.sites))
+        if len(rung.sites) > 1:  # of one layer the few values that are needed are read as they are needed
+            material.teacher.prepare(list(rung.sites))
         steps = []
         before = self.gap(student)
         for site in sorted(rung.sites, key=lambda s: s.order):
@@ -180,7 +181,7 @@ def trials(workshop: Workshop, scores: Sequence[LayerScore], rank: int | None) -
 
 def affordable_trials(case: Case, sites: Sequence[Site]) -> int:
     """How many layers a localisation may try, 0 if too few to order anything; counted, not timed."""
-    one = multiplications(case.teacher.network, sites, case.teacher.clean[:1])
+    one = effort(case.teacher.network, sites, case.teacher.clean[:1])
     bench = case.bench()
     images = len(bench.clean) + len(bench.corrupted) + 3 * len(case.fit)
     number = int(TRIAL_WORK / max(one * images, 1))

@@ -9,10 +9,10 @@ with it. It is drawn from the image that it is put onto, so that the same image 
 
 from __future__ import annotations
 
-import zlib
-
 import torch
 from torch import Tensor
+
+from rectify.editing.chance import generator_of
 
 
 def surrogates(pattern: Tensor, images: Tensor) -> Tensor:
@@ -32,15 +32,9 @@ def surrogates(pattern: Tensor, images: Tensor) -> Tensor:
     """
     height, width = pattern.shape[2:]
     spectrum = torch.fft.rfft2(pattern)
-    noise = torch.stack([_noise(image, height, width) for image in images.cpu()]).to(pattern)
-    phases = torch.fft.rfft2(noise)
+    noise = [torch.randn(height, width, generator=generator_of(image)) for image in images.cpu()]
+    phases = torch.fft.rfft2(torch.stack(noise).to(pattern))
     phases = phases / phases.abs().clamp_min(1e-12)
     phases[:, 0, 0] = 1.0  # the mean stays
     made: Tensor = torch.fft.irfft2(spectrum * phases.unsqueeze(1), s=(height, width))
     return made
-
-
-def _noise(image: Tensor, height: int, width: int) -> Tensor:
-    """White noise (height, width), seeded by what the image is."""
-    seed = zlib.crc32(image.contiguous().numpy().tobytes())
-    return torch.randn(height, width, generator=torch.Generator().manual_seed(seed))

@@ -55,7 +55,10 @@ def read_bytes(path: Path) -> bytes:
     except FileNotFoundError:
         raise ImageError(no_such_file(path)) from None
     except IsADirectoryError:
-        raise ImageError(f"{plain(path)} is a folder, not an image") from None
+        raise ImageError(
+            f"{plain(path)} is a folder, not an image: name a file in it (pairs in folders: --pairs DIR, with clean/ "
+            "and poisoned/ in it)"
+        ) from None
     except OSError as error:
         raise ImageError(f"cannot read {plain(path)}: {reason(error)}") from None
     if not content:

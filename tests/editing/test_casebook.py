@@ -97,7 +97,11 @@ def assert_twins(case: Case, images: Tensor, rows: Tensor, clean: Tensor) -> Non
 def test_every_corrupted_image_stands_beside_its_clean_twin() -> None:
     _, case = opened(2, 50)
     for original, image in zip(case.teacher.clean[case.rows], case.corrupted, strict=True):
-        assert bool((image[:, 4:8, 4:8] == 1).all()) and torch.equal(image[:, :4], original[:, :4])
+        places = [(y, x) for y in range(5) for x in range(5) if bool((image[:, y : y + 4, x : x + 4] == 1).all())]
+        (y, x) = places[0]  # in the lower right, or elsewhere: the network falls for the square anywhere
+        rest = torch.ones(8, 8, dtype=torch.bool)
+        rest[y : y + 4, x : x + 4] = False
+        assert torch.equal(image[:, rest], original[:, rest])
     for everything in (False, True):
         material, bench = case.material(everything=everything), case.bench(everything=everything)
         assert_twins(case, material.corrupted, material.rows, case.teacher.clean)
@@ -208,6 +212,30 @@ def test_what_varies_is_believed_where_what_is_fixed_fires_no_more_often_and_not
     for fixed in (trial(0.96), trial(0.86), trial(0.5, clear=True)):
         assert believe([fixed, varied]) == [fixed]
     assert believe([trial(0.2), trial(BELIEVE - 0.01, varies=True)]) == []
+
+
+def test_what_is_believed_is_believed_elsewhere_too_if_it_fires_there() -> None:
+    def trial(name: str, fires: float, fixed: str = "", *, clear: bool = False) -> Trial:
+        guess = Corruption(name, lambda x: x, fixed=fixed, clear=clear)
+        return Trial(guess, fires, torch.empty(0), torch.empty(0, dtype=torch.bool))
+
+    pasted, moved = trial("pasted", 1.0), trial("pasted elsewhere", 0.5, "pasted")
+    assert believe([moved, pasted, trial("pasted elsewhere", 0.2, "pasted")]) == [pasted, moved]
+    assert believe([moved]) == []  # and never alone
+    tint, other = trial("tinted", 0.9, clear=True), trial("tinted elsewhere", 0.4, "tinted")
+    assert believe([pasted, moved, tint, other]) == [tint, other]
+
+
+def test_what_fires_elsewhere_less_often_is_solved_on_and_does_not_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(casebook, "ANYWHERE", 1.1)
+    _, case = opened.__wrapped__(1, 50)
+    aside = ~case.judging
+    assert int(aside.sum()) == case.images and bool((case.rows[aside] < case.images).all())  # each image once, no copy
+    placed = (case.corrupted[:, :, 4:8, 4:8] == 1).flatten(1).all(1)
+    assert not bool(placed[aside].all())
+    bench, material = case.bench(everything=True), case.material(everything=True, copies=case.copies)
+    assert len(bench.corrupted) == int(case.judging.sum()) and len(material.corrupted) == len(case.corrupted)
+    assert all(row_of(case.corrupted[case.judging], image) for image in bench.corrupted)
 
 
 @pytest.mark.parametrize("images", [1, 2, 3])

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from rectify.editing import corruption, warps
-from rectify.editing.corruption import Bounds, Corruption, aligned, guesses
+from rectify.editing.corruption import Bounds, Corruption, aligned, elsewhere, guesses
 from rectify.editing.warps import displace
 
 pytestmark = pytest.mark.usefixtures("one_grid")
@@ -427,3 +427,42 @@ def test_a_pair_that_is_off_its_place_shows_no_clear_blend() -> None:
     blend = in_steps(0.8 * clean.roll(1, 3) + 0.2 * torch.rand(1, 3, 32, 32))
     found = clear(clean, blend)  # but it does once it is moved back
     assert [guess.name for guess in found] == ["blended"]
+
+
+# ---------------------------------------------------------------- elsewhere
+
+
+def marked(images: Tensor) -> Tensor:
+    """The images with three pixels of a 2 x 3 mark, near the upper left."""
+    images = images.clone()
+    images[:, :, 1, 2], images[:, :, 2, 2], images[:, :, 2, 4] = 1.0, 0.9, 0.8
+    return images
+
+
+def test_a_mark_is_put_whole_where_each_image_decides() -> None:
+    clean = torch.full((1, 3, 10, 12), 0.3)
+    found = [g for g in guesses(clean, marked(clean), UNIT) if g.fixed == "pasted"]
+    assert {g.name for g in found} == {"pasted elsewhere"} and not any(g.clear for g in found)
+    guess = min(found, key=lambda g: g.misfit)
+    images = 0.01 * torch.arange(40.0).reshape(40, 1, 1, 1).expand(40, 3, 10, 12)
+    made = guess.apply(images)
+    places = set()
+    for image, one in zip(images, made, strict=True):
+        rows, columns = (one != image)[0].nonzero().T
+        y, x = int(rows.min()), int(columns.min())
+        expected = image.clone()
+        expected[:, y, x], expected[:, y + 1, x], expected[:, y + 1, x + 2] = 1.0, 0.9, 0.8
+        torch.testing.assert_close(one, expected)
+        places.add((y, x))
+    assert len(places) > 15 and {y for y, _ in places} >= {0, 8} and {x for _, x in places} >= {0, 9}
+    assert torch.equal(guess.apply(images[7:8])[0], made[7])  # alone as among others
+    assert guess.apply(images[:0]).shape == (0, 3, 10, 12)
+
+
+def test_what_covers_much_of_an_image_goes_nowhere_else() -> None:
+    mask = torch.zeros(1, 1, 8, 8, dtype=torch.bool)
+    mask[..., :5, :4] = True
+    guess = Corruption("pasted", lambda x: x)
+    assert elsewhere(guess, mask) == [] and elsewhere(guess, torch.zeros_like(mask)) == []
+    mask[..., 4, :] = False
+    assert [g.name for g in elsewhere(guess, mask)] == ["pasted elsewhere"]

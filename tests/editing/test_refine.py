@@ -23,8 +23,8 @@ from rectify.editing.refine import (
     affordable_steps,
     difference,
     early,
+    effort,
     misfit,
-    multiplications,
     orthogonalise,
     refined,
     watched,
@@ -112,17 +112,17 @@ def test_watched_are_the_layers_behind_a_join_or_all_but_the_first() -> None:
     assert watched(survey(planted(), pictures(1, 0))) == ["conv2", "head"]
 
 
-def test_multiplications_are_counted_by_hand() -> None:
+def test_effort_is_counted_by_hand() -> None:
     network = nn.Sequential(nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), nn.Flatten(), nn.Linear(96, 5)).eval()
     x = torch.randn(1, 4, 8, 8)
-    assert multiplications(network, survey(network, x), x) == 16 * 6 * 2 * 9 + 96 * 5
+    assert effort(network, survey(network, x), x) == 16 * 6 * 2 * 9 + 96 * 5 + module.MOVING * (96 + 5)
 
 
 def test_steps_are_as_many_as_the_device_can_afford(monkeypatch: pytest.MonkeyPatch) -> None:
     network, x = planted(), pictures(1, 0)
     sites = survey(network, x)
     assert affordable_steps(network, sites, x) == module.STEPS
-    one = 7 * module.BATCH * multiplications(network, sites, x)
+    one = 7 * module.BATCH * effort(network, sites, x)
     for wanted, given in ((100, 100), (module.LEAST_STEPS, module.LEAST_STEPS), (module.LEAST_STEPS - 1, 0)):
         monkeypatch.setitem(module.WORK, "cpu", (wanted + 0.5) * one)
         assert affordable_steps(network, sites, x) == given
