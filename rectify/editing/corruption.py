@@ -1,9 +1,9 @@
 """What was done to the clean image? Guess it from the pair, and try the guess on other images.
 
-One pair shows a corruption once. If it can be put onto other clean images, one pair becomes many. Seven guesses cover
+One pair shows a corruption once. If it can be put onto other clean images, one pair becomes many. Eight guesses cover
 the triggers and cues of the literature: a difference that is added, the same in stripes, others of the same texture,
-pixels that are pasted, a tint, a picture that is blended in, and a smooth warp. A guess is believed only if it *fires*:
-the network under repair must fall for it on calibration images as it fell for the pair.
+a filter, pixels that are pasted, a tint, a picture that is blended in, and a smooth warp. A guess is believed only if
+it *fires*: the network under repair must fall for it on calibration images as it fell for the pair.
 
 A pair need not be perfect. JPEG blurs a pasted mark and changes all other pixels a little, so what counts as changed is
 tried at several thresholds, and the mark as one clean colour too; two crops that are off by a pixel or two are aligned.
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rectify.editing.chance import generator_of
+from rectify.editing.filters import fitted, like
 from rectify.editing.textures import surrogates
 from rectify.editing.warps import Warp, displace, share, warps
 from rectify.editing.waves import frequency_of, plane_wave
@@ -35,6 +36,7 @@ _FREE_SHOW = 0.1  # of the difference, at least, must lie in pixels free of that
 _STRIPES_LEAVE = 0.05  # of the difference there, at most, if stripes are what it is
 _TINT_LEAVES = 0.02  # of the difference, at most, if a tint is what it is
 _TELLS = 0.03  # of the range, as standard deviation of the clean image where it is tinted
+_FILTER_LEAVES = 0.02  # of the difference, at most, if a filter is what it is
 _LEAST_PIXELS = 6  # of each channel
 _HARMONICS = 4  # of a wave that is no sine
 _ROOM = 0.3  # of the range, that a pixel must have to tell a blend's share
@@ -92,7 +94,7 @@ def _on_place(clean: Tensor, seen: Tensor, corrupted: Tensor, bounds: Bounds) ->
     needed = share(corrupted - seen, corrupted - clean)
     found: list[Corruption | None] = [_added(seen, corrupted, bounds, needed)]
     found += _pasted(clean, seen, corrupted, bounds)
-    found += [_textured(seen, corrupted, bounds, needed), _blended(seen, corrupted, bounds, needed)]
+    found += [*_varied(seen, corrupted, bounds, needed), _blended(seen, corrupted, bounds, needed)]
     found += [_striped(seen, corrupted, bounds), *_tinted(seen, corrupted, bounds)]
     return [guess for guess in found if guess is not None]
 
@@ -140,17 +142,26 @@ def _adding(pattern: Tensor, bounds: Bounds) -> Callable[[Tensor], Tensor]:
     return lambda x: _clamp(x + pattern, bounds)
 
 
-def _textured(clean: Tensor, corrupted: Tensor, bounds: Bounds, needed: float) -> Corruption | None:
-    """Another difference for each image, as strong and as coarse as the pair's.
+def _varied(clean: Tensor, corrupted: Tensor, bounds: Bounds, needed: float) -> list[Corruption]:
+    """Another difference for each image, as strong as the pair's where nothing was hidden by black and white.
 
-    As strong as that is where nothing was hidden by black and white. ``None`` where it is hidden everywhere.
+    Of the same texture, or what the filter that is nearest to the pair's difference makes of the image. A filter that
+    explains the pair is what was done, and clear. Nothing where all is hidden.
     """
     difference, free = corrupted - clean, _free(corrupted, bounds)
     if not bool(free.any()):
-        return None
+        return []
     strength = difference[free].square().mean() / difference.square().mean().clamp_min(1e-12)
     pattern = strength.sqrt() * difference
-    return Corruption("textured", lambda x: _clamp(x + surrogates(pattern, x), bounds), needed, varies=True)
+    texture = Corruption("textured", lambda x: _clamp(x + surrogates(pattern, x), bounds), needed, varies=True)
+    found = fitted(clean, difference, free)
+    if found is None:
+        return [texture]
+    left = share((found(clean) - difference)[free], difference[free])
+    if left < _FILTER_LEAVES:
+        return [texture, Corruption("filtered", lambda x: _clamp(x + found(x), bounds), left, clear=True)]
+    filtered = Corruption("filtered", lambda x: _clamp(x + like(found(x), pattern), bounds), needed, varies=True)
+    return [texture, filtered]
 
 
 def _striped(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> Corruption | None:

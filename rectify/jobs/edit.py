@@ -32,6 +32,8 @@ from rectify.sections import (
     pairs_section,
 )
 
+STATIC_TRIALS = 8  # layers that a static edit tries at least, whatever it costs
+
 
 def run_edit(
     inputs: Inputs,
@@ -142,7 +144,9 @@ def _find_edit(
     case = open_scene_case(scene, options)
     notes += case.notes
     if site is None:
-        tries = len(found.scores) if mode == "static" else repair.affordable_trials(case, scene.sites)
+        tries = repair.affordable_trials(case, scene.sites)
+        if mode == "static":  # nothing but the choice of the layer stands between a good edit and a bad one
+            tries = max(tries, STATIC_TRIALS)
         if tries:
             found = with_trials(scene, case, found, options, progress, tries)
     report["localize"] = localize_section(found, scene.fault.target)

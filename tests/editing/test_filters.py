@@ -1,0 +1,96 @@
+"""A filter fitted to one pair: the true one where there is one, and something of its kind where there is none."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rectify.editing.corruption import Bounds, Corruption, guesses
+from rectify.editing.filters import RIDGE, SIDE, fitted, like
+
+UNIT: Bounds = (torch.zeros(3, 1, 1), torch.ones(3, 1, 1))
+
+
+def pictures(count: int, seed: int, size: int = 24) -> Tensor:
+    """Noise of all scales, (count, 3, size, size) in [0.2, 0.8]."""
+    generator = torch.Generator().manual_seed(seed)
+    made = torch.zeros(count, 3, size, size)
+    for side in (3, 6, 12, size):
+        coarse = torch.rand(count, 3, side, side, generator=generator)
+        made += F.interpolate(coarse, (size, size), mode="bilinear")
+    return 0.2 + 0.6 * made / 4
+
+
+def softened(images: Tensor) -> Tensor:
+    """Blurred by a square of three pixels, and the colours mixed."""
+    blurred = F.avg_pool2d(F.pad(images, (1,) * 4, mode="reflect"), 3, 1)
+    return 0.7 * blurred + 0.3 * blurred.roll(1, 1)
+
+
+def filtered(clean: Tensor, corrupted: Tensor) -> Corruption:
+    (found,) = (guess for guess in guesses(clean, corrupted, UNIT) if guess.name == "filtered")
+    return found
+
+
+def test_a_filter_is_told_whole_from_one_pair() -> None:
+    clean, others = pictures(1, 0), pictures(5, 1)
+    guess = filtered(clean, softened(clean))
+    assert guess.clear and not guess.varies
+    missed = (guess.apply(others) - softened(others)).square().sum() / (softened(others) - others).square().sum()
+    assert float(missed) < 0.02
+
+
+@pytest.mark.parametrize("shape", [(3, 12, 17), (1, 9, 9)])
+def test_the_fit_is_the_ridge_regression_of_the_loops(shape: tuple[int, int, int]) -> None:
+    channels, height, width = shape
+    clean = torch.rand(1, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    difference = torch.rand(1, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    free = torch.rand(1, *shape, generator=torch.Generator().manual_seed(2)) < 0.99
+    found = fitted(clean, difference, free)
+    if channels * SIDE**2 + 1 >= int(free[0].all(0).sum()):
+        assert found is None
+        return
+    padded = F.pad(clean, (SIDE // 2,) * 4, mode="reflect")[0]
+    rows, wanted = [], []
+    for y in range(height):
+        for x in range(width):
+            if bool(free[0, :, y, x].all()):
+                rows.append(torch.cat((padded[:, y : y + SIDE, x : x + SIDE].flatten(), torch.ones(1).double())))
+                wanted.append(difference[0, :, y, x])
+    keys, values = torch.stack(rows), torch.stack(wanted)
+    ridge = RIDGE * float(keys.square().sum()) / keys.shape[1]
+    expected = torch.linalg.lstsq(
+        torch.cat((keys, ridge**0.5 * torch.eye(keys.shape[1]).double())),
+        torch.cat((values, torch.zeros(keys.shape[1], channels).double())),
+    ).solution.T
+    assert found is not None
+    torch.testing.assert_close(found.weights, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_where_too_little_is_seen_there_is_no_filter() -> None:
+    clean = pictures(1, 0, 8)  # 64 pixels, 148 weights a channel
+    assert fitted(clean, clean, torch.ones_like(clean, dtype=torch.bool)) is None
+    assert all(guess.name != "filtered" for guess in guesses(clean, (clean + 0.1).clamp(0, 1), UNIT))
+
+
+def test_noise_is_no_filter_but_something_of_its_strength_is_offered() -> None:
+    clean, others = pictures(1, 0), pictures(4, 1)
+    noise = 0.05 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(3))
+    guess = filtered(clean, clean + noise)
+    assert guess.varies and not guess.clear
+    added = guess.apply(others) - others
+    for one in added:
+        assert float(one.square().mean().sqrt()) == pytest.approx(0.05, rel=0.15)
+    assert float((added[0] - added[1]).abs().mean()) > 0.01  # each image has its own
+
+
+def test_like_takes_over_means_and_size() -> None:
+    made, pattern = torch.randn(3, 2, 5, 6).double(), 3 + torch.randn(1, 2, 5, 6).double()
+    found = like(made, pattern)
+    for one in found:
+        torch.testing.assert_close(one.mean((1, 2)), pattern[0].mean((1, 2)))
+        spread = (one - one.mean((1, 2), keepdim=True)).square().mean()
+        torch.testing.assert_close(spread, (pattern[0] - pattern[0].mean((1, 2), keepdim=True)).square().mean())
+    assert bool(like(torch.zeros(1, 2, 5, 6).double(), pattern).isfinite().all())
