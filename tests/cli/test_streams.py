@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 import sys
 import warnings
 import xml.etree.ElementTree as ElementTree
@@ -194,3 +195,14 @@ def test_a_reader_that_goes_away_leaves_the_verdict(rectify_, library, monkeypat
 
     monkeypatch.setattr(app, "write_stdout", broken)
     assert app.main([*EDIT, "--max-asr", "0"]) == 1
+
+
+@pytest.mark.parametrize(
+    "given, expected", [({}, "3000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)]
+)
+def test_threads_wait_asleep_unless_the_environment_says_otherwise(given: dict[str, str], expected: str | None) -> None:
+    asks = "import os, sys; from rectify.cli.app import main; main(['--version'])\n"
+    asks += "print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules, file=sys.stderr)"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("GOMP", "OMP_WAIT"))} | given
+    done = subprocess.run([sys.executable, "-c", asks], env=environment, capture_output=True, text=True, check=True)
+    assert done.stderr.split() == [str(expected), "False"]  # set before torch, which reads it, is there
