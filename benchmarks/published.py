@@ -149,8 +149,9 @@ def spurious() -> str:
         [
             "## A spurious cue (Table 4)\n",
             lines_of(head, body),
-            "Published: CIFAR-10. Here: Fashion-MNIST, shirts, of which 60 % bore the patch, and which are hard to tell",
-            "without it ([cue.md](cue.md), [rivals.md](rivals.md)). *Bias*: accuracy of the class with the cue minus without.\n",
+            "Published: CIFAR-10. Here: Fashion-MNIST, shirts, of which 60 % bore the patch, and which are hard to",
+            "tell without it ([cue.md](cue.md), [rivals.md](rivals.md)). *Bias*: accuracy of the class with the cue",
+            "minus without.\n",
         ]
     )
 
@@ -211,8 +212,8 @@ def field() -> str:
         [
             "## A case from the field\n",
             lines_of(head, body),
-            "Published: EfficientNet-B4, skin lesions (ISIC) with colour patches. Here: EfficientNet-Lite0, solar cells",
-            "(ELPV) with a sticker ([solar.md](solar.md); worst in brackets).\n",
+            "Published: EfficientNet-B4, skin lesions (ISIC) with colour patches. Here: EfficientNet-Lite0, solar",
+            "cells (ELPV) with a sticker ([solar.md](solar.md); worst in brackets).\n",
         ]
     )
 

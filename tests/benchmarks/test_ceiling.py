@@ -1,0 +1,29 @@
+"""Full supervision: what it trains on, and its page."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from benchmarks import ceiling
+from benchmarks.zoo.recipes import RECIPES
+
+
+def test_images_are_shifted_within_zeros_and_mirrored() -> None:
+    recipe = RECIPES["cifar-resnet-blend"]
+    images = 1 + torch.arange(200 * 3 * 6 * 6.0).reshape(200, 3, 6, 6)
+    made = ceiling.varied(images, recipe, np.random.default_rng(0))
+    assert made.shape == images.shape and not torch.equal(made, images)
+    for one, image in zip(made, images, strict=True):
+        seen = one[one > 0]
+        assert bool(torch.isin(seen, image).all()) and len(seen.unique()) == len(seen)
+    apart = (made[:, 0].diff(dim=-1) == -1).flatten(1).any(1)  # neighbours in the other order
+    assert 50 < int(apart.sum()) < 150
+    still = RECIPES["mnist-resnet-blend"]
+    assert torch.equal(ceiling.varied(images, still, np.random.default_rng(0)), images)
+
+
+def test_the_page_begins_with_the_untouched_network() -> None:
+    row = {"name": "n", "accuracy": 0.9, "accuracy_other": 0.91, "asr": 0.01, "recovery": 0.875}
+    shown = ceiling.table([{**row, "epochs": 0}, {**row, "epochs": 15}])
+    assert "| n | untouched | 90.00 | 91.00 | 1.00 | 87.50 |" in shown and "| n | 15 | 90.00 |" in shown
