@@ -146,10 +146,10 @@ def _varied(clean: Tensor, corrupted: Tensor, bounds: Bounds, needed: float) -> 
     """Another difference for each image, as strong as the pair's where nothing was hidden by black and white.
 
     Of the same texture, or what the filter that is nearest to the pair's difference makes of the image. A filter that
-    explains the pair is what was done, and clear. Nothing where all is hidden.
+    explains the pair is what was done, and clear. Nothing where most is hidden, as under a mark of black and white.
     """
     difference, free = corrupted - clean, _free(corrupted, bounds)
-    if not bool(free.any()):
+    if share(difference[free], difference) < _FREE_SHOW:
         return []
     strength = difference[free].square().mean() / difference.square().mean().clamp_min(1e-12)
     pattern = strength.sqrt() * difference

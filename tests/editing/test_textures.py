@@ -60,6 +60,11 @@ def test_a_pattern_half_hidden_by_white_is_as_strong_elsewhere() -> None:
     assert float(strength) == pytest.approx(0.1, rel=0.15)
 
 
-def test_where_all_is_black_or_white_no_texture_is_guessed() -> None:
+def test_where_nearly_all_is_black_or_white_nothing_that_varies_is_guessed() -> None:
     clean = torch.zeros(1, 1, 8, 8)
-    assert all(g.name != "textured" for g in guesses(clean, 1 - clean, BOUNDS))
+    assert not any(g.varies for g in guesses(clean, 1 - clean, BOUNDS))
+    grey = torch.rand(1, 1, 24, 24, generator=torch.Generator().manual_seed(0))
+    marked = grey.clone()
+    # No filter is this, though one that adds nothing fits all that can be seen.
+    marked[..., 4:6, 4:6] = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    assert not any(g.varies or g.name == "filtered" for g in guesses(grey, marked, BOUNDS))
