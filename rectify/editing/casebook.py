@@ -39,7 +39,6 @@ class Trial:
 
     guess: Corruption
     fires: float
-    images: Tensor  # (N, C, H, W) the calibration images with the guess applied
     hit: Tensor  # (N,) bool, on which it fires
     turned: Tensor | None = None  # (N,) bool, that change their class, to whatever class
 
@@ -237,15 +236,14 @@ def try_guesses(
     for row in range(min(len(clean), MOST_PAIRS_GUESSED)):
         tried = []
         for guess in guesses(clean[row : row + 1], corrupted[row : row + 1], bounds):
-            images = guess.apply(calibration)
-            output = probabilities(network, images)
+            output = probabilities(network, guess.apply(calibration))
             if fault.kind == "flip":
                 hit = output.argmax(1) == fault.target
             else:
                 hit = output[:, fault.target] - opinion[:, fault.target] >= 0.1
             hit &= eligible
             turned = output.argmax(1) != opinion.argmax(1)
-            tried.append(Trial(guess, float(hit.sum() / eligible.sum()), images, hit, turned))
+            tried.append(Trial(guess, float(hit.sum() / eligible.sum()), hit, turned))
         found += _one_a_name(tried)
     return found
 
@@ -309,7 +307,7 @@ def _spread(believed: list[Trial], rounds: list[Tensor]) -> tuple[list[Tensor], 
         turn = torch.arange(len(trial.hit), device=trial.hit.device) % len(believed) == number
         mine = (turn & trial.hit).nonzero().flatten()
         for copy, originals in enumerate(rounds):
-            images.append(trial.images[mine] if copy == 0 else trial.guess.apply(originals[mine]))
+            images.append(trial.guess.apply(originals[mine]))
             rows.append(mine + copy * len(trial.hit))
     return images, rows
 

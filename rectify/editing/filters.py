@@ -25,7 +25,10 @@ class Filter:
 
     def __call__(self, images: Tensor) -> Tensor:
         """What is added to images, (N, C, H, W)."""
-        return (self.weights @ _squares(images)).reshape(images.shape)
+        channels = images.shape[1]
+        kernels = self.weights[:, :-1].reshape(channels, channels, SIDE, SIDE)
+        made: Tensor = F.conv2d(_padded(images), kernels, self.weights[:, -1])
+        return made
 
 
 def fitted(clean: Tensor, difference: Tensor, free: Tensor) -> Filter | None:
@@ -64,7 +67,10 @@ def like(made: Tensor, pattern: Tensor) -> Tensor:
 
 def _squares(images: Tensor) -> Tensor:
     """The square around each pixel, of all channels, and a one: (N, C SIDE² + 1, H W)."""
-    reach = SIDE // 2
-    mode = "reflect" if min(images.shape[2:]) > reach else "replicate"
-    squares = F.unfold(F.pad(images, (reach,) * 4, mode=mode), SIDE)
+    squares = F.unfold(_padded(images), SIDE)
     return torch.cat((squares, torch.ones_like(squares[:, :1])), 1)
+
+
+def _padded(images: Tensor) -> Tensor:
+    reach = SIDE // 2
+    return F.pad(images, (reach,) * 4, mode="reflect" if min(images.shape[2:]) > reach else "replicate")

@@ -182,7 +182,7 @@ def test_a_guess_fires_on_images_of_other_classes_only() -> None:
 
 def test_belief_needs_a_firing_guess_near_the_best() -> None:
     def trial(fires: float) -> Trial:
-        return Trial(Corruption(str(fires), lambda x: x), fires, torch.empty(0), torch.empty(0, dtype=torch.bool))
+        return Trial(Corruption(str(fires), lambda x: x), fires, torch.empty(0, dtype=torch.bool))
 
     assert believe([]) == [] and believe([trial(BELIEVE - 0.01)]) == []
     found = believe([trial(f) for f in (0.99, 0.97, 0.8, 0.0)])
@@ -193,7 +193,7 @@ def test_belief_needs_a_firing_guess_near_the_best() -> None:
 def test_what_the_pair_shows_clearly_is_believed_alone_if_it_fires_too() -> None:
     def trial(fires: float, clear: bool) -> Trial:
         guess = Corruption(str(fires), lambda x: x, clear=clear)
-        return Trial(guess, fires, torch.empty(0), torch.empty(0, dtype=torch.bool))
+        return Trial(guess, fires, torch.empty(0, dtype=torch.bool))
 
     one, other, weak = trial(0.99, False), trial(0.97, True), trial(0.5, True)
     assert believe([one, other, weak]) == [other]
@@ -204,7 +204,7 @@ def test_what_the_pair_shows_clearly_is_believed_alone_if_it_fires_too() -> None
 def test_what_varies_is_believed_where_what_is_fixed_fires_no_more_often_and_not_always() -> None:
     def trial(fires: float, *, varies: bool = False, clear: bool = False) -> Trial:
         guess = Corruption(str(fires), lambda x: x, varies=varies, clear=clear)
-        return Trial(guess, fires, torch.empty(0), torch.empty(0, dtype=torch.bool))
+        return Trial(guess, fires, torch.empty(0, dtype=torch.bool))
 
     varied = trial(0.75, varies=True)
     assert believe([trial(0.84), varied]) == [varied]
@@ -217,7 +217,7 @@ def test_what_varies_is_believed_where_what_is_fixed_fires_no_more_often_and_not
 def test_what_is_believed_is_believed_elsewhere_too_if_it_fires_there() -> None:
     def trial(name: str, fires: float, fixed: str = "", *, clear: bool = False) -> Trial:
         guess = Corruption(name, lambda x: x, fixed=fixed, clear=clear)
-        return Trial(guess, fires, torch.empty(0), torch.empty(0, dtype=torch.bool))
+        return Trial(guess, fires, torch.empty(0, dtype=torch.bool))
 
     pasted, moved = trial("pasted", 1.0), trial("pasted elsewhere", 0.5, "pasted")
     assert believe([moved, pasted, trial("pasted elsewhere", 0.2, "pasted")]) == [pasted, moved]
@@ -285,7 +285,7 @@ def test_variations_come_from_every_clean_image() -> None:
 
 def test_of_guesses_that_share_a_name_the_best_fit_of_those_that_fire_as_often_is_kept() -> None:
     def trial(name: str, fires: float, misfit: float) -> Trial:
-        return Trial(Corruption(name, lambda x: x, misfit), fires, torch.zeros(0), torch.zeros(0))
+        return Trial(Corruption(name, lambda x: x, misfit), fires, torch.zeros(0))
 
     trials = [
         trial("warped-4", 0.80, 0.001),
@@ -346,7 +346,7 @@ def test_what_sends_each_class_to_another_is_carried_over_and_has_no_target() ->
 def test_what_changes_few_classes_is_not_carried_over() -> None:
     def trial(turned: int) -> Trial:
         hit = torch.arange(10) < turned
-        return Trial(Corruption(str(turned), lambda x: x), 0.0, torch.empty(0), ~hit, hit)
+        return Trial(Corruption(str(turned), lambda x: x), 0.0, ~hit, hit)
 
     few, most, all_ = trial(4), trial(6), trial(10)
     assert turning([few]) == [] and turning([]) == []

@@ -67,6 +67,9 @@ def test_the_fit_is_the_ridge_regression_of_the_loops(shape: tuple[int, int, int
     ).solution.T
     assert found is not None
     torch.testing.assert_close(found.weights, expected, rtol=1e-5, atol=1e-7)
+    whole = F.unfold(padded[None], SIDE)[0]  # all squares, in the order of the pixels
+    whole = torch.cat((whole, torch.ones_like(whole[:1])))
+    torch.testing.assert_close(found(clean)[0].flatten(1), found.weights @ whole)
 
 
 def test_where_too_little_is_seen_there_is_no_filter() -> None:
