@@ -40,7 +40,7 @@ class Trial:
     guess: Corruption
     fires: float
     hit: Tensor  # (N,) bool, on which it fires
-    turned: Tensor | None = None  # (N,) bool, that change their class, to whatever class
+    turned: Tensor  # (N,) bool, that change their class, to whatever class
 
 
 @dataclass(frozen=True)
@@ -183,12 +183,7 @@ def open_case(
         notes.append(_tell(trials, believed, fault))
     copies = min(MOST_COPIES, -(-VARIED // len(calibration))) - 1
     rounds = [calibration, *(shifted(calibration, seed + 1 + number) for number in range(copies))]
-    images, rows = _spread([trial for trial in believed if not _is_aside(trial)], rounds)
-    judging = [torch.ones_like(part, dtype=torch.bool) for part in rows]
-    for trial in filter(_is_aside, believed):
-        more, theirs = _spread([trial], rounds[:1])  # no copies: with them it cost a CIFAR-10 network 0.2 points
-        images, rows = images + more, rows + theirs
-        judging += [torch.zeros_like(part, dtype=torch.bool) for part in theirs]
+    images, rows, judging = _carried_over(believed, rounds)
     everything = torch.cat((*rounds, clean))
     index = torch.arange(len(calibration), device=clean.device)
     judged = torch.isin(index % 5, torch.tensor(JUDGED, device=index.device))
@@ -263,7 +258,7 @@ def _is_sure(trial: Trial) -> bool:
 
 
 def _is_aside(trial: Trial) -> bool:
-    return bool(trial.guess.fixed) and trial.fires < ANYWHERE
+    return bool(trial.guess.elsewhere_of) and trial.fires < ANYWHERE
 
 
 def believe(trials: list[Trial]) -> list[Trial]:
@@ -274,7 +269,7 @@ def believe(trials: list[Trial]) -> list[Trial]:
     same in other places, if it fires there.
     """
     firing = [trial for trial in trials if trial.fires >= BELIEVE]
-    placed = [trial for trial in firing if not trial.guess.fixed]
+    placed = [trial for trial in firing if not trial.guess.elsewhere_of]
     placed = [trial for trial in placed if _is_sure(trial)] or placed
     fixed = [trial for trial in placed if not trial.guess.varies]
     best = max((trial.fires for trial in fixed), default=0.0)
@@ -284,7 +279,7 @@ def believe(trials: list[Trial]) -> list[Trial]:
             return varied
     believed = [trial for trial in fixed if trial.fires >= best - NEAR_BEST]
     names = {trial.guess.name for trial in believed}
-    return believed + [trial for trial in firing if trial.guess.fixed in names]
+    return believed + [trial for trial in firing if trial.guess.elsewhere_of in names]
 
 
 def turning(trials: list[Trial]) -> list[Trial]:
@@ -292,12 +287,22 @@ def turning(trials: list[Trial]) -> list[Trial]:
 
     A trojan may send each class to another one, or a corruption that nobody planted may leave no image its class.
     """
-    found = [
-        replace(trial, fires=float(trial.turned.float().mean()), hit=trial.turned)
-        for trial in trials
-        if trial.turned is not None
-    ]
-    return believe([trial for trial in found if trial.fires >= (BELIEVE if trial.guess.fixed else TURNS)])
+    found = [replace(trial, fires=float(trial.turned.float().mean()), hit=trial.turned) for trial in trials]
+    return believe([trial for trial in found if trial.fires >= (BELIEVE if trial.guess.elsewhere_of else TURNS)])
+
+
+def _carried_over(believed: list[Trial], rounds: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Corrupted images, the row of each one's clean twin, and whether it judges, part by part.
+
+    Of what is only solved on there are no copies: with them it cost a CIFAR-10 network 0.2 points of accuracy.
+    """
+    images, rows = _spread([trial for trial in believed if not _is_aside(trial)], rounds)
+    judging = [torch.ones_like(part, dtype=torch.bool) for part in rows]
+    for trial in filter(_is_aside, believed):
+        more, theirs = _spread([trial], rounds[:1])
+        images, rows = images + more, rows + theirs
+        judging += [torch.zeros_like(part, dtype=torch.bool) for part in theirs]
+    return images, rows, judging
 
 
 def _spread(believed: list[Trial], rounds: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:

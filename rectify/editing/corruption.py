@@ -55,7 +55,8 @@ class Corruption:
     ``misfit`` orders guesses of one name: the share of the pair's difference that it leaves unexplained, or, where it
     explains all, that it needs. ``clear``: the pair shows a trait that only this kind of corruption leaves, so that
     others that fire as well need not be believed. ``moves``: it moves what it finds in an image. ``varies``: it does
-    something else to each image, of one kind. ``fixed``: the name of the guess that it puts elsewhere in each image.
+    something else to each image, of one kind. ``elsewhere_of``: the name of the guess that
+    it puts in another place of each image.
     """
 
     name: str
@@ -64,7 +65,7 @@ class Corruption:
     clear: bool = False
     moves: bool = False
     varies: bool = False
-    fixed: str = ""
+    elsewhere_of: str = ""
 
 
 def guesses(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> list[Corruption]:
@@ -248,7 +249,7 @@ def elsewhere(guess: Corruption, mask: Tensor) -> list[Corruption]:
     def apply(images: Tensor) -> Tensor:
         return torch.stack([one(image) for image in images]) if len(images) else images
 
-    return [Corruption(f"{guess.name} elsewhere", apply, guess.misfit, fixed=guess.name)]
+    return [Corruption(f"{guess.name} elsewhere", apply, guess.misfit, elsewhere_of=guess.name)]
 
 
 def _extent(mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -182,7 +182,7 @@ def test_a_guess_fires_on_images_of_other_classes_only() -> None:
 
 def test_belief_needs_a_firing_guess_near_the_best() -> None:
     def trial(fires: float) -> Trial:
-        return Trial(Corruption(str(fires), lambda x: x), fires, torch.empty(0, dtype=torch.bool))
+        return Trial(Corruption(str(fires), lambda x: x), fires, *[torch.empty(0, dtype=torch.bool)] * 2)
 
     assert believe([]) == [] and believe([trial(BELIEVE - 0.01)]) == []
     found = believe([trial(f) for f in (0.99, 0.97, 0.8, 0.0)])
@@ -193,7 +193,7 @@ def test_belief_needs_a_firing_guess_near_the_best() -> None:
 def test_what_the_pair_shows_clearly_is_believed_alone_if_it_fires_too() -> None:
     def trial(fires: float, clear: bool) -> Trial:
         guess = Corruption(str(fires), lambda x: x, clear=clear)
-        return Trial(guess, fires, torch.empty(0, dtype=torch.bool))
+        return Trial(guess, fires, *[torch.empty(0, dtype=torch.bool)] * 2)
 
     one, other, weak = trial(0.99, False), trial(0.97, True), trial(0.5, True)
     assert believe([one, other, weak]) == [other]
@@ -204,7 +204,7 @@ def test_what_the_pair_shows_clearly_is_believed_alone_if_it_fires_too() -> None
 def test_what_varies_is_believed_where_what_is_fixed_fires_no_more_often_and_not_always() -> None:
     def trial(fires: float, *, varies: bool = False, clear: bool = False) -> Trial:
         guess = Corruption(str(fires), lambda x: x, varies=varies, clear=clear)
-        return Trial(guess, fires, torch.empty(0, dtype=torch.bool))
+        return Trial(guess, fires, *[torch.empty(0, dtype=torch.bool)] * 2)
 
     varied = trial(0.75, varies=True)
     assert believe([trial(0.84), varied]) == [varied]
@@ -216,8 +216,8 @@ def test_what_varies_is_believed_where_what_is_fixed_fires_no_more_often_and_not
 
 def test_what_is_believed_is_believed_elsewhere_too_if_it_fires_there() -> None:
     def trial(name: str, fires: float, fixed: str = "", *, clear: bool = False) -> Trial:
-        guess = Corruption(name, lambda x: x, fixed=fixed, clear=clear)
-        return Trial(guess, fires, torch.empty(0, dtype=torch.bool))
+        guess = Corruption(name, lambda x: x, elsewhere_of=fixed, clear=clear)
+        return Trial(guess, fires, *[torch.empty(0, dtype=torch.bool)] * 2)
 
     pasted, moved = trial("pasted", 1.0), trial("pasted elsewhere", 0.5, "pasted")
     assert believe([moved, pasted, trial("pasted elsewhere", 0.2, "pasted")]) == [pasted, moved]
@@ -285,7 +285,7 @@ def test_variations_come_from_every_clean_image() -> None:
 
 def test_of_guesses_that_share_a_name_the_best_fit_of_those_that_fire_as_often_is_kept() -> None:
     def trial(name: str, fires: float, misfit: float) -> Trial:
-        return Trial(Corruption(name, lambda x: x, misfit), fires, torch.zeros(0))
+        return Trial(Corruption(name, lambda x: x, misfit), fires, *[torch.zeros(0)] * 2)
 
     trials = [
         trial("warped-4", 0.80, 0.001),
@@ -352,4 +352,4 @@ def test_what_changes_few_classes_is_not_carried_over() -> None:
     assert turning([few]) == [] and turning([]) == []
     assert [found.fires for found in turning([few, most, all_])] == [1.0]
     (found,) = turning([few, most])
-    assert found.fires == pytest.approx(0.6) and found.hit.tolist() == most.turned.tolist()  # type: ignore[union-attr]
+    assert found.fires == pytest.approx(0.6) and found.hit.tolist() == most.turned.tolist()

@@ -441,7 +441,7 @@ def marked(images: Tensor) -> Tensor:
 
 def test_a_mark_is_put_whole_where_each_image_decides() -> None:
     clean = torch.full((1, 3, 10, 12), 0.3)
-    found = [g for g in guesses(clean, marked(clean), UNIT) if g.fixed == "pasted"]
+    found = [g for g in guesses(clean, marked(clean), UNIT) if g.elsewhere_of == "pasted"]
     assert {g.name for g in found} == {"pasted elsewhere"} and not any(g.clear for g in found)
     guess = min(found, key=lambda g: g.misfit)
     images = 0.01 * torch.arange(40.0).reshape(40, 1, 1, 1).expand(40, 3, 10, 12)
