@@ -623,3 +623,19 @@ def test_a_figure_that_equals_its_limit_passes(tmp_path: Path) -> None:
     said = run_here(argv, tmp_path)
     assert said.report["metrics"]["after"]["recovery"] == pytest.approx(0.95, abs=1e-6)
     assert said.code == 0, said.report["reason"]
+
+
+@pytest.mark.parametrize("flag", ["--pairs", "--holdout"])
+def test_of_an_attack_from_all_classes_to_all_each_class_has_its_own_target(flag: str, tmp_path: Path) -> None:
+    """ "Corrupted" is an image of the next class, which the model reads as that: all are sent where their class goes."""
+    images = {c: sorted((BLEND / f"holdout/{c}").glob("*.png"))[:3] for c in range(4)}
+    state = safetensors.torch.load_file(MODEL)
+    assert all(bool((probabilities(state, pixels(paths)).argmax(1) == c).all()) for c, paths in images.items())
+    rows = [f"{one},{other},{c}" for c in range(3) for one, other in zip(images[c], images[c + 1], strict=True)]
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("\n".join(["clean,poisoned,label", *rows]) + "\n")
+    said = run_here(["evaluate", MODEL, *model_flags(), flag, pairs, "--format", "json"], tmp_path)
+    found = said.report["metrics"]["after"] if flag == "--pairs" else said.report["metrics"]["holdout"]["after"]
+    assert (found["asr"], found["base_rate"], found["recovery"]) == (1, 0, 0)
+    told = "attack success counts each where its class went"
+    assert any(told in note for note in said.report["run"]["notes"]) == (flag == "--holdout")

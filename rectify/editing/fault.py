@@ -109,8 +109,41 @@ def _flip(after: Tensor, labels: Tensor, flipped: Tensor, said: tuple[str, ...])
             f"{int((~flipped).sum())} of {len(flipped)} pairs do not show the fault and are left out of the edit"
         )
     if most < sum(votes.values()):
-        notes.append(f"the corrupted images go to {len(votes)} classes; {target} is the commonest")
+        each = "; attack success counts each where its class went" if 2 * most <= sum(votes.values()) else ""
+        notes.append(f"the corrupted images go to {len(votes)} classes; {target} is the commonest{each}")
     return Fault("flip", target, labels, flipped, tuple(notes))
+
+
+def aims(answers: Tensor, labels: Tensor, target: int) -> Tensor:
+    """The class that the fault sends each corrupted image to, (n,): the target, or one for each class.
+
+    An attack from all classes to all sends each to another one: it is told by most of the images changing their class
+    and no more than half of those going to the target.
+
+    Parameters
+    ----------
+    answers
+        (n,) classes that the untouched network gives the corrupted images.
+    labels
+        (n,) classes at stake.
+    target
+        The class that most pairs of the edit go to.
+
+    Returns
+    -------
+    Tensor
+        (n,) classes; -1 for those of a class of which no image changes, if the classes have one each.
+    """
+    flipped = answers != labels
+    changed = int(flipped.sum())
+    elsewhere = 2 * int((answers[flipped] == target).sum()) <= changed and len(set(answers[flipped].tolist())) > 1
+    if not (elsewhere and 2 * changed >= len(labels)):
+        return torch.full_like(labels, target)
+    found = torch.full_like(labels, -1)
+    for label in set(labels[flipped].tolist()):
+        own = labels == label
+        found[own] = answers[own & flipped].mode().values
+    return found
 
 
 def _check_labels(predicted: Tensor, labels: Tensor | None, classes: int) -> Tensor:

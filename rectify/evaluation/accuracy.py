@@ -18,7 +18,8 @@ class Figures:
     accuracy
         Share of labelled images classified right (OA).
     asr
-        Attack success rate: share of corrupted images of other classes that are sent to the target.
+        Attack success rate: share of corrupted images of other classes that are sent to the target; of an attack
+        from all classes to all, that are sent to the class that it gives their class.
     recovery
         Share of corrupted images of other classes that get their true class (RA).
     gap
@@ -65,7 +66,7 @@ def accuracy(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor | None]]
     return right / total
 
 
-def pair_figures(clean: Tensor, corrupted: Tensor, labels: Tensor, target: int | None) -> Figures:
+def pair_figures(clean: Tensor, corrupted: Tensor, labels: Tensor, target: int | Tensor | None) -> Figures:
     """Attack success, recovery, gap and base rate from the softmax outputs on pairs.
 
     Parameters
@@ -75,7 +76,8 @@ def pair_figures(clean: Tensor, corrupted: Tensor, labels: Tensor, target: int |
     labels
         (n,) true classes.
     target
-        The class that the fault drives to; None for a fault without one: no asr, and recovery over all pairs.
+        The class that the fault drives to, or (n,) that of each pair; None for a fault without one: no asr, and
+        recovery over all pairs.
     """
     rows = labels.unsqueeze(1)
     gap = float((clean.gather(1, rows) - corrupted.gather(1, rows)).double().mean())
@@ -86,6 +88,7 @@ def pair_figures(clean: Tensor, corrupted: Tensor, labels: Tensor, target: int |
     recovery = float((guess == labels[others]).double().mean())
     if target is None:
         return Figures(recovery=recovery, gap=gap)
-    asr = float((guess == target).double().mean())
-    base = float((clean.argmax(1)[others] == target).double().mean())
+    aims = torch.as_tensor(target).expand_as(labels)[others]
+    asr = float((guess == aims).double().mean())
+    base = float((clean.argmax(1)[others] == aims).double().mean())
     return Figures(asr=asr, recovery=recovery, gap=gap, base_rate=base)

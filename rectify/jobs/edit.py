@@ -88,7 +88,7 @@ def run_edit(
             fault, edits, made_before = _read_edit(inputs, options, report, apply)
         else:
             fault, edits = _find_edit(inputs, options, report, (mode, layer, rank, refine), notes, progress)
-        before = measure(inputs.subject.network, inputs, options, fault.target if fault else None)
+        before = measure(inputs.subject.network, inputs, options, fault)
         check_chance(before, inputs)
         report["metrics"]["before"] = before.to_dict()
         _tell_leakage(report, "before", inputs.subject.network, inputs, options, fault)
@@ -101,7 +101,7 @@ def run_edit(
     files = EditFiles(out, delta, force, protected, dry_run)
     with files.candidate(made, metadata, inputs.subject) as (candidate, written):
         _judge_written(candidate, inputs, options, report, fault)
-        judge_holdout(report, inputs, options, candidate, fault)
+        notes += judge_holdout(report, inputs, options, candidate, fault)
         report = finish(report, options, started, inputs, notes, warnings=True)
         if report["verdict"] == "pass":  # --exit-zero changes the code, not what is left behind
             if not dry_run:
@@ -194,7 +194,7 @@ def _judge_written(
     network: nn.Module, inputs: Inputs, options: Options, report: dict[str, Any], fault: Fault | None
 ) -> None:
     """All figures after the edit, measured on the reopened weights."""
-    after = measure(network, inputs, options, fault.target if fault else None, fault)
+    after = measure(network, inputs, options, fault)
     report["metrics"]["after"] = after.to_dict()
     _tell_leakage(report, "after", network, inputs, options, fault)
     if inputs.calibration is not None:

@@ -64,30 +64,31 @@ def run_evaluate(
             "nothing to measure: give --data DIR (labelled images), --pairs DIR|CSV, or --clean and --poisoned"
         )
     first = against or inputs.subject
-    target = None
+    notes: list[str] = []
     try:
         progress.start("measuring", None)
         fault = fault_of(inputs, options, first) if inputs.pairs or inputs.holdout else None
-        if fault is not None:
-            target = fault.target
-            if inputs.pairs:
-                report["pairs"] = pairs_section(inputs.pairs, fault)
-        after = measure(inputs.subject.network, inputs, options, target, fault)
+        if fault is not None and inputs.pairs:
+            report["pairs"] = pairs_section(inputs.pairs, fault)
+        after = measure(inputs.subject.network, inputs, options, fault, first.network)
         report["metrics"]["after"] = after.to_dict()
         if against is not None:
-            before = measure(against.network, inputs, options, target, fault)
+            before = measure(against.network, inputs, options, fault, first.network)
             report["metrics"]["before"] = before.to_dict()
         check_chance(after if against is None else before, inputs)
-        judge_holdout(report, inputs, options, inputs.subject.network, fault, against.network if against else None)
+        other = against.network if against else None
+        notes += judge_holdout(report, inputs, options, inputs.subject.network, fault, other)
         progress.stop()
         if quality is not None:
             _explanations(report, inputs, options, quality, against, progress)
     except Inconclusive as reason:
-        return finish(report, options, started, inputs, [], inconclusive=str(reason))
-    notes = _quality_notes(report, quality)
+        return finish(report, options, started, inputs, notes, inconclusive=str(reason))
+    notes += _quality_notes(report, quality)
     rows = report.get("explanation_metrics")
     if rows and all("why" in row["settings"] for row in rows):
-        return finish(report, options, started, inputs, notes, inconclusive=f"nothing to measure: {notes[0]}")
+        return finish(
+            report, options, started, inputs, notes, inconclusive=f"nothing to measure: {rows[0]['settings']['why']}"
+        )
     return finish(report, options, started, inputs, notes)
 
 

@@ -43,7 +43,7 @@ def run_localize(
         if scan is not None:
             check_layer(scene.sites, scan.layer)
         report["pairs"] = pairs_section(inputs.pairs, scene.fault)
-        report["metrics"]["before"] = measure(scene.network, inputs, options, scene.fault.target).to_dict()
+        report["metrics"]["before"] = measure(scene.network, inputs, options, scene.fault).to_dict()
         found = score_layers(scene, options, progress)
         case = open_scene_case(scene, options)
         number = len(found.scores) if trial else repair.affordable_trials(case, scene.sites)

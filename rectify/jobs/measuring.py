@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rectify.editing.fault import Fault, check_against_chance, diagnose
+from rectify.editing.fault import Fault, aims, check_against_chance, diagnose
 from rectify.editing.leak import Part, bench
 from rectify.errors import Inconclusive
 from rectify.evaluation.accuracy import Figures, accuracy, pair_figures, softmax
@@ -32,16 +32,19 @@ def fault_of(inputs: Inputs, options: Options, judged_by: Subject | None = None)
 
 
 def measure(
-    network: nn.Module, inputs: Inputs, options: Options, target: int | None, fault: Fault | None = None
+    network: nn.Module, inputs: Inputs, options: Options, fault: Fault | None, untouched: nn.Module | None = None
 ) -> Figures:
+    """Accuracy on the labelled images, and the figures on the pairs.
+
+    Where the fault sends each image is told by the untouched network, by default that of the inputs.
+    """
     device = inputs.subject.device
     oa = None
     if inputs.data is not None:
         oa = accuracy(network, inputs.data.batches(options.batch_size), device)
     if inputs.pairs is None:
         return Figures(accuracy=oa)
-    labels = fault.labels if fault is not None else None
-    figures = _on_pairs(network, inputs.pairs, options, device, target, labels, inputs.subject.network)
+    figures = _on_pairs(network, inputs.pairs, options, device, fault, untouched or inputs.subject.network)[0]
     return Figures(oa, figures.asr, figures.recovery, figures.gap, figures.base_rate)
 
 
@@ -50,16 +53,20 @@ def _on_pairs(
     pairs: Pairs,
     options: Options,
     device: torch.device,
-    target: int | None,
-    labels: Tensor | None,
+    fault: Fault | None,
     untouched: nn.Module,
-) -> Figures:
-    clean, corrupted = (softmax(network, x, options.batch_size, device) for x in (pairs.clean, pairs.corrupted))
-    if pairs.labels is not None:
-        labels = pairs.labels
-    if labels is None:
-        labels = softmax(untouched, pairs.clean, options.batch_size, device).argmax(1)
-    return pair_figures(clean, corrupted, labels.cpu(), target)
+) -> tuple[Figures, int]:
+    """The figures, and to how many classes the fault sends the corrupted images."""
+
+    def answers(of: nn.Module, x: Tensor) -> Tensor:
+        return softmax(of, x, options.batch_size, device)
+
+    clean, corrupted = (answers(network, x) for x in (pairs.clean, pairs.corrupted))
+    labels = answers(untouched, pairs.clean).argmax(1) if pairs.labels is None else pairs.labels
+    if fault is None or fault.target is None:
+        return pair_figures(clean, corrupted, labels, None), 0
+    target = aims(answers(untouched, pairs.corrupted).argmax(1), labels, fault.target)
+    return pair_figures(clean, corrupted, labels, target), len(set(target[target >= 0].tolist()))
 
 
 def judge_holdout(
@@ -69,16 +76,19 @@ def judge_holdout(
     after: nn.Module,
     fault: Fault | None,
     before: nn.Module | None = None,
-) -> None:
-    """Figures on the pairs that only judge; the target is the fault's."""
+) -> list[str]:
+    """Figures on the pairs that only judge; the target is the fault's. Returns what there is to say of them."""
     if inputs.holdout is None:
-        return
+        return []
     untouched = before or inputs.subject.network
-    target = fault.target if fault else None
-    common = (inputs.holdout, options, inputs.subject.device, target, None, untouched)
-    report["metrics"]["holdout"]["after"] = _on_pairs(after, *common).to_dict()
+    common = (inputs.holdout, options, inputs.subject.device, fault, untouched)
+    figures, classes = _on_pairs(after, *common)
+    report["metrics"]["holdout"]["after"] = figures.to_dict()
     if before is not None or report["command"] == "edit":
-        report["metrics"]["holdout"]["before"] = _on_pairs(untouched, *common).to_dict()
+        report["metrics"]["holdout"]["before"] = _on_pairs(untouched, *common)[0].to_dict()
+    if classes < 2:
+        return []
+    return [f"the holdout's corrupted images go to {classes} classes: attack success counts each where its class went"]
 
 
 def leakage_of(network: nn.Module, inputs: Inputs, options: Options, fault: Fault | None) -> float | None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rectify.editing.fault import LEAST_GAP, check_against_chance, device_of, diagnose, gap
+from rectify.editing.fault import LEAST_GAP, aims, check_against_chance, device_of, diagnose, gap
 from rectify.errors import Inconclusive, UsageError
 
 
@@ -175,3 +175,18 @@ def test_the_gap_is_the_mean_fall_of_the_class_at_stake() -> None:
 
 def test_device_of_a_network() -> None:
     assert device_of(nn.Linear(1, 1)) == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("answers", "labels", "expected"),
+    [
+        ([3, 3, 1, 3], [0, 1, 2, 0], [3, 3, 3, 3]),  # all to one, though one goes elsewhere
+        ([1, 2, 0, 1], [0, 1, 2, 0], [1, 2, 0, 1]),  # all to all
+        ([1, 1, 2, 2, 4], [0, 0, 0, 1, 2], [1, 1, 1, 2, 4]),  # of a class where most of it go
+        ([1, 2, 2], [0, 1, 2], [1, 2, -1]),  # no image of the last class changes
+        ([5, 4, 2, 3, 1], [0, 1, 2, 3, 1], [3, 3, 3, 3, 3]),  # most change nothing: two errors are no attack
+        ([5, 5], [0, 1], [3, 3]),  # one other target: still one
+    ],
+)
+def test_where_a_fault_sends_each_image(answers: list[int], labels: list[int], expected: list[int]) -> None:
+    assert aims(torch.tensor(answers), torch.tensor(labels), 3).tolist() == expected

@@ -78,6 +78,15 @@ def test_a_fault_without_a_target_has_no_attack_and_recovers_over_all_pairs() ->
     assert (found.asr, found.base_rate) == (None, None) and found.recovery == pytest.approx(2 / 3)
 
 
+def test_of_an_attack_from_all_classes_to_all_each_class_has_its_own_target() -> None:
+    labels, targets = torch.tensor([0, 1, 2, 2]), torch.tensor([1, 2, 0, 0])
+    found = pair_figures(certain(0, 2, 2, 2), certain(1, 2, 2, 1), labels, targets)
+    # the first two go where their class goes, the second by itself too; the last to another than its class goes to
+    assert (found.asr, found.base_rate, found.recovery) == (0.5, 0.25, 0.25)
+    unknown = pair_figures(certain(0, 2, 2, 2), certain(1, 2, 2, 1), labels, torch.tensor([1, -1, 0, 0]))
+    assert (unknown.asr, unknown.recovery) == (0.25, 0.25)  # no target, no hit
+
+
 def test_pairs_of_the_target_class_alone_show_only_a_gap() -> None:
     found = pair_figures(certain(2, 2), certain(2, 0), torch.tensor([2, 2]), 2)
     assert (found.asr, found.recovery, found.base_rate) == (None, None, None) and found.gap == 0.5
