@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rectify.editing.chance import generator_of
-from rectify.editing.filters import fitted, like
+from rectify.editing.filters import fitted, like, told
 from rectify.editing.textures import surrogates
 from rectify.editing.warps import Warp, displace, share, warps
 from rectify.editing.waves import frequency_of, plane_wave
@@ -36,7 +36,7 @@ _FREE_SHOW = 0.1  # of the difference, at least, must lie in pixels free of that
 _STRIPES_LEAVE = 0.05  # of the difference there, at most, if stripes are what it is
 _TINT_LEAVES = 0.02  # of the difference, at most, if a tint is what it is
 _TELLS = 0.03  # of the range, as standard deviation of the clean image where it is tinted
-_FILTER_LEAVES = 0.02  # of the difference, at most, if a filter is what it is
+_FILTER_LEAVES = 0.015  # of the difference, at most, if a filter is what it is
 _LEAST_PIXELS = 6  # of each channel
 _HARMONICS = 4  # of a wave that is no sine
 _ROOM = 0.3  # of the range, that a pixel must have to tell a blend's share
@@ -82,12 +82,20 @@ def guesses(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> list[Corruption
     others = _on_place(clean, clean, corrupted, bounds)
     if moved is not None:  # a picture that is off its place shows nothing clearly, or nothing at all
         off = share(corrupted - moved, corrupted - clean) < _MOVED_LEAVES
-        others = [] if off else [replace(guess, clear=False) for guess in others]
-        others += _on_place(clean, moved, corrupted, bounds)
+        whole = [guess for guess in others if _is_filter(guess)]  # but for a filter: a move is one too, and in it
+        others = [] if off else [replace(guess, clear=False) for guess in others if not _is_filter(guess)]
+        others += [*whole, *(guess for guess in _on_place(clean, moved, corrupted, bounds) if not _is_filter(guess))]
+    if any(_is_filter(guess) for guess in others):  # which takes fewer numbers than a picture, and softens as one does
+        others = [replace(guess, clear=guess.clear and guess.name != "blended") for guess in others]
     smooth = _warps(clean, corrupted)
     if any(guess.clear for guess in smooth):  # which takes far fewer numbers, and moves edges as a blend might
         others = [replace(guess, clear=False) for guess in others]
     return others + smooth
+
+
+def _is_filter(guess: Corruption) -> bool:
+    """Whether a filter explains the pair, and is no mere stand-in for something else."""
+    return guess.name == "filtered" and guess.clear
 
 
 def _on_place(clean: Tensor, seen: Tensor, corrupted: Tensor, bounds: Bounds) -> list[Corruption]:
@@ -155,12 +163,14 @@ def _varied(clean: Tensor, corrupted: Tensor, bounds: Bounds, needed: float) -> 
     strength = difference[free].square().mean() / difference.square().mean().clamp_min(1e-12)
     pattern = strength.sqrt() * difference
     texture = Corruption("textured", lambda x: _clamp(x + surrogates(pattern, x), bounds), needed, varies=True)
+    whole = told(clean, difference, free, bounds[0])
+    if whole is not None:
+        left = share((whole(clean) - difference)[free], difference[free])
+        if left < _FILTER_LEAVES:
+            return [texture, Corruption("filtered", lambda x: _clamp(x + whole(x), bounds), left, clear=True)]
     found = fitted(clean, difference, free)
     if found is None:
         return [texture]
-    left = share((found(clean) - difference)[free], difference[free])
-    if left < _FILTER_LEAVES:
-        return [texture, Corruption("filtered", lambda x: _clamp(x + found(x), bounds), left, clear=True)]
     filtered = Corruption("filtered", lambda x: _clamp(x + like(found(x), pattern), bounds), needed, varies=True)
     return [texture, filtered]
 

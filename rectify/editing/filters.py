@@ -14,24 +14,59 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SIDE = 7  # pixels of a filter's square
-RIDGE = 1e-3  # of the mean square of what it sees
+REACH = SIDE // 2
+RIDGE = 1e-3  # of the mean square of what it sees, where nothing says that there is a filter;
+EXACT = 1e-5  # and where it is to be told whole
+# How an image goes on beyond its border: mirrored, drawn out, black; or its outermost pixels are left as they are.
+BORDERS = ("reflect", "replicate", "constant", "kept")
 
 
 @dataclass(frozen=True)
 class Filter:
-    """Weights (C, C SIDE² + 1) from a square of all channels, and a constant, to each channel of what is added."""
+    """Weights (C, C SIDE² + 1) from a square of all channels, and a constant, to each channel of what is added.
+
+    ``border`` is one of `BORDERS`; ``black`` is the value of a black pixel, (C, 1, 1).
+    """
 
     weights: Tensor
+    border: str = "reflect"
+    black: Tensor | None = None
 
     def __call__(self, images: Tensor) -> Tensor:
         """What is added to images, (N, C, H, W)."""
         channels = images.shape[1]
         kernels = self.weights[:, :-1].reshape(channels, channels, SIDE, SIDE)
-        made: Tensor = F.conv2d(_padded(images), kernels, self.weights[:, -1])
-        return made
+        made: Tensor = F.conv2d(_padded(images, self.border, self.black), kernels, self.weights[:, -1])
+        return F.pad(made[..., 1:-1, 1:-1], (1,) * 4) if self.border == "kept" else made
 
 
-def fitted(clean: Tensor, difference: Tensor, free: Tensor) -> Filter | None:
+def told(clean: Tensor, difference: Tensor, free: Tensor, black: Tensor) -> Filter | None:
+    """The filter that a pair shows whole: fitted where its square lies in the image, then the border that fits best.
+
+    What lies beyond the border is anyone's choice, and a fit that makes the wrong one is wrong everywhere.
+
+    Parameters
+    ----------
+    clean, difference, free
+        As for `fitted`.
+    black
+        The value of a black pixel, (C, 1, 1).
+
+    Returns
+    -------
+    Filter or None
+        None if fewer pixels are free than the filter has weights.
+    """
+    inner = torch.zeros_like(free)
+    inner[..., REACH:-REACH, REACH:-REACH] = True
+    found = fitted(clean, difference, free & inner, EXACT)
+    if found is None:
+        return None
+    borders = [Filter(found.weights, border, black) for border in BORDERS]
+    return min(borders, key=lambda one: float((one(clean) - difference)[free].square().sum()))
+
+
+def fitted(clean: Tensor, difference: Tensor, free: Tensor, ridge: float = RIDGE) -> Filter | None:
     """The filter whose output comes nearest to a difference where all channels are free, by ridge regression.
 
     Parameters
@@ -40,6 +75,8 @@ def fitted(clean: Tensor, difference: Tensor, free: Tensor) -> Filter | None:
         (1, C, H, W).
     free
         The same shape, bool: where the difference is seen as it is.
+    ridge
+        Of the mean square of what the filter sees.
 
     Returns
     -------
@@ -52,7 +89,7 @@ def fitted(clean: Tensor, difference: Tensor, free: Tensor) -> Filter | None:
         return None
     wanted = difference[0].flatten(1)[:, seen].double()
     gram = squares @ squares.T
-    gram += RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    gram += ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     weights = torch.linalg.solve(gram, squares @ wanted.T).T
     return Filter(weights.to(clean))
 
@@ -71,6 +108,9 @@ def _squares(images: Tensor) -> Tensor:
     return torch.cat((squares, torch.ones_like(squares[:, :1])), 1)
 
 
-def _padded(images: Tensor) -> Tensor:
-    reach = SIDE // 2
-    return F.pad(images, (reach,) * 4, mode="reflect" if min(images.shape[2:]) > reach else "replicate")
+def _padded(images: Tensor, border: str = "reflect", black: Tensor | None = None) -> Tensor:
+    if border == "constant":
+        level = 0.0 if black is None else black.to(images)
+        return F.pad(images - level, (REACH,) * 4) + level
+    mirrored = border != "replicate" and min(images.shape[2:]) > REACH
+    return F.pad(images, (REACH,) * 4, mode="reflect" if mirrored else "replicate")
