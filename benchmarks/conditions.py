@@ -5,14 +5,14 @@
 Each condition changes one thing of ``benchmarks.recovery``'s layout (one PNG pair, 200 clean calibration PNGs): the
 number of pairs or of calibration images, how the pair was made, or what has slipped in among the calibration images.
 The patched file is measured from outside on images that no edit saw. Results: ``benchmarks/results/conditions.json``,
-and ``conditions.md`` shows them; a row that is there is not run again.
+and ``conditions.md`` shows them; a row that is there is not run again. ``--quick``: two conditions of the shipped
+network.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import json
 import shutil
 import tempfile
 import time
@@ -23,10 +23,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
-from benchmarks.recovery import RESULTS, edited_from, lay_out, load_png, pair_of, save_png
+from benchmarks.recovery import edited_from, lay_out, load_png, pair_of, save_png
+from benchmarks.runs import conclude, keep, options, stored
 from benchmarks.zoo import datasets
 from benchmarks.zoo.recipes import RECIPES
-from benchmarks.zoo.train import make_trigger, measure, trained, trojaned
+from benchmarks.zoo.train import make_trigger, measure, trained
 
 CALIBRATION = 1_000  # laid out; most conditions use the first 200 of them
 USUAL = 200
@@ -86,6 +87,8 @@ IMAGES = {"50 calibration images": 50, "1,000 calibration images": 1_000}
 UNTOUCHED = "untouched"
 CONDITIONS = ("as it should be", "another pair", *PAIRS, *IMAGES, "5 % carry the trigger", *MADE)
 ORDER = (UNTOUCHED, *CONDITIONS)
+NETWORKS = ("cifar-resnet-patch-scratch", "fashion-resnet-patch")
+FEW = ("5 % carry the trigger", "one pixel off")  # of ``--quick``
 
 
 def fits(condition: str, name: str) -> bool:
@@ -186,22 +189,19 @@ def markdown(rows: list[Row]) -> str:
 def main() -> None:
     """Run what was asked for and is not there yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*")
+    parser.add_argument("names", nargs="*", default=list(NETWORKS))
     parser.add_argument("--only", nargs="+", choices=CONDITIONS, default=list(CONDITIONS), metavar="CONDITION")
     parser.add_argument("--test", type=int, default=2_000)
-    parser.add_argument("--results", type=Path, default=RESULTS / "conditions.json")
-    asked = parser.parse_args()
-    rows: list[Row] = json.loads(asked.results.read_text()) if asked.results.exists() else []
-    asked.results.parent.mkdir(parents=True, exist_ok=True)
-    for name in asked.names or trojaned():
+    asked = options(parser, "conditions", names=NETWORKS[:1], only=["as it should be", *FEW], test=1_000)
+    rows = stored(asked.results)
+    for name in asked.names:
         there = {row["condition"] for row in rows if row["name"] == name}
         wanted = [c for c in (UNTOUCHED, *asked.only) if c not in there and fits(c, name)]
         for row in rows_of(name, wanted, asked.test) if wanted else ():
             rows.append(row)
             print(row, flush=True)
-            asked.results.write_text(json.dumps(rows, indent=1) + "\n")
-            asked.results.with_suffix(".md").write_text(markdown(rows))
-    print(markdown(rows))
+            keep(asked, rows, markdown(rows))
+    conclude(asked)
 
 
 if __name__ == "__main__":

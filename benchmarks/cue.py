@@ -6,13 +6,12 @@ The network has learnt the patch as a sign of one class (of which 60 % of the tr
 that class without it. One pair, an image without and with the patch, may be of that class and recognised without
 the patch too (``sure``), of that class and recognised only with it (``wrong``), or of another class and drawn to that
 class by the patch (``drawn``).
-Results: ``benchmarks/results/cue.{json,md}``; a row that is there is not run again.
+Results: ``benchmarks/results/cue.{json,md}``; a row that is there is not run again. ``--quick``: the first kind alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +20,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from benchmarks.recovery import RESULTS, edited_from, lay_out, save_png
-from benchmarks.rivals.evidence import CALIBRATION, fetch
+from benchmarks.recovery import edited_from, lay_out, save_png
+from benchmarks.rivals.evidence import CALIBRATION
+from benchmarks.runs import conclude, keep, options, stored
 from benchmarks.zoo import datasets
 from benchmarks.zoo.recipes import RECIPES
 from benchmarks.zoo.train import class_figures, make_trigger, measure, predict, trained
@@ -69,7 +69,6 @@ def repair(name: str, folder: Path, kind: str, fault: str, judged: datasets.Spli
 
 def rows_of(name: str, cases: list[tuple[str, str]]) -> Iterator[Row]:
     """The rows of one network, one after the other."""
-    fetch(name)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         judged, _ = lay_out(name, folder, CALIBRATION, TESTS)
@@ -103,17 +102,17 @@ def main() -> None:
     """Run the cases that are not there yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", default="fashion-resnet-cue")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    asked = parser.parse_args()
-    name, results = asked.network, asked.out / "cue.json"
-    rows: list[Row] = json.loads(results.read_text()) if results.exists() else []
+    parser.set_defaults(cases=CASES)
+    asked = options(parser, "cue", cases=CASES[:1])
+    name, rows = asked.network, stored(asked.results)
     there = {(row["pair"], row["fault"]) for row in rows if row["network"] == name}
-    missing = [case for case in (UNTOUCHED, *CASES) if case not in there]
+    missing = [case for case in (UNTOUCHED, *asked.cases) if case not in there]
     for row in rows_of(name, missing) if missing else ():
         rows.append(row)
         print(row, flush=True)
-        results.write_text(json.dumps(rows, indent=1) + "\n")
-    results.with_suffix(".md").write_text(markdown(rows))
+        keep(asked, rows, markdown(rows))
+    keep(asked, rows, markdown(rows))
+    conclude(asked)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ For each trojaned network of the zoo and one pair: ``rectify localize --scan`` a
 was fitted on, clean ones and others (not of the target class) with the real trigger. Against all clean images, and
 against those of the target class alone, which the network gives the same class as the triggered ones: the hard case.
 The rivals score the same images in the same run. ``--dirty`` gives a share of the calibration images the trigger.
-Results: ``benchmarks/results/detector.{json,md}``; a row that is there is not run again. ``--quick`` takes 60 images
-and two networks, into files of its own.
+Results: ``benchmarks/results/detector.{json,md}``; a row that is there is not run again. ``--quick``: 100
+images of the two networks that are shipped.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.opened import opened
-from benchmarks.recovery import RESULTS, lay_out, load_png, save_png
+from benchmarks.recovery import SHIPPED, lay_out, load_png, save_png
+from benchmarks.runs import conclude, keep, options, stored
 from benchmarks.zoo import datasets
 from benchmarks.zoo.recipes import RECIPES
 from benchmarks.zoo.train import ZOO, make_trigger, normalise
@@ -261,22 +262,18 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=1)
     parser.add_argument("--test", type=int, default=500)
     parser.add_argument("--dirty", type=float, default=0.0)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    options = parser.parse_args()
-    names = options.names or [n for n in RECIPES if (ZOO / f"{n}.pt").exists() and RECIPES[n].trigger]
-    results = options.out / ("detector-quick.json" if options.quick else "detector.json")
-    tests = 60 if options.quick else options.test
-    rows: list[Row] = json.loads(results.read_text()) if results.exists() else []
-    for pair in range(options.pairs):
-        for name in names[:2] if options.quick else names:
-            if any((r["name"], r["pair"], r["dirty"]) == (name, pair, options.dirty) for r in rows):
+    asked = options(parser, "detector", names=SHIPPED, test=100)
+    names = asked.names or [n for n in RECIPES if (ZOO / f"{n}.pt").exists() and RECIPES[n].trigger]
+    rows = stored(asked.results)
+    for pair in range(asked.pairs):
+        for name in names:
+            if any((r["name"], r["pair"], r["dirty"]) == (name, pair, asked.dirty) for r in rows):
                 continue
-            rows.append(run(name, pair, tests, options.dirty))
+            rows.append(run(name, pair, asked.test, asked.dirty))
             print(json.dumps(rows[-1]), flush=True)
-            results.write_text(json.dumps(rows, indent=1) + "\n")
-            results.with_suffix(".md").write_text(markdown(rows))
-    results.with_suffix(".md").write_text(markdown(rows))
+            keep(asked, rows, markdown(rows))
+    keep(asked, rows, markdown(rows))
+    conclude(asked)
 
 
 if __name__ == "__main__":

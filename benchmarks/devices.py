@@ -5,7 +5,8 @@
 ``rectify edit`` repairs each network twice on each device: the shipped fixtures, or the networks of the zoo that are
 named. Compared are the two files that a device wrote, byte by byte; and between devices what became of the network:
 accuracy, attack success and recovery, of fixtures on their holdout, of the zoo's on 2,000 test images. Results:
-``benchmarks/results/devices.{json,md}``; a row that is there is replaced.
+``benchmarks/results/devices.{json,md}``; a row that is there is replaced. ``--quick``: the first of
+the fixtures, on a processor.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.recovery import RESULTS, ROOT, edited_from, lay_out, pair_of
+from benchmarks.recovery import edited_from, lay_out, pair_of
+from benchmarks.runs import ROOT, conclude, keep, options, stored
 from benchmarks.zoo.recipes import RECIPES
 from benchmarks.zoo.train import DEVICE, measure
 
@@ -112,16 +114,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--devices", nargs="+", default=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
     parser.add_argument("--networks", nargs="+", default=list(FIXTURES))
-    parser.add_argument("--results", type=Path, default=RESULTS / "devices.json")
-    options = parser.parse_args()
-    rows: list[Row] = json.loads(options.results.read_text()) if options.results.exists() else []
-    for name in options.networks:
-        for device in options.devices:
+    asked = options(parser, "devices", networks=FIXTURES[:1], devices=["cpu"])
+    rows = stored(asked.results)
+    for name in asked.networks:
+        for device in asked.devices:
             new = row(name, device)
             rows = [one for one in rows if (one["network"], one["device"]) != (name, device)] + [new]
-            options.results.parent.mkdir(parents=True, exist_ok=True)
-            options.results.write_text(json.dumps(rows, indent=1) + "\n")
-            options.results.with_suffix(".md").write_text(table(rows))
+            keep(asked, rows, table(rows))
+    conclude(asked)
 
 
 if __name__ == "__main__":

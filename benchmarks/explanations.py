@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.attribution_rivals import agi, guided_backprop
+from benchmarks.runs import conclude, keep, options
 from benchmarks.zoo import datasets, photographs
 from benchmarks.zoo.recipes import RECIPES
 from benchmarks.zoo.train import normalise, trained
@@ -30,7 +31,6 @@ from rectify.attribution.methods import method
 from rectify.attribution.score import Score, batch_that_fits
 from rectify.evaluation.quality import Bench
 
-RESULTS = Path(__file__).resolve().parent / "results" / "explanations.json"
 NETWORKS = ("cifar-resnet-patch-scratch", "fashion-resnet-patch", "cifar-vgg-blend-scratch", "efficientnet-lite0")
 METRICS = ("monotonicity", "completeness", "mufidelity", "deletion", "insertion", "robustness", "stability")
 Setting = tuple[Score, Tensor, Tensor, tuple[Tensor, Tensor]]
@@ -95,13 +95,18 @@ def settings_of(where: Setting, more: dict[str, Any]) -> Settings:
     return Settings(bounds=where[3], **{**more, "options": {**attack, **more.get("options", {})}})
 
 
-def run(name: str, images: int, metrics: tuple[str, ...], keep: Callable[[str, dict[str, Any]], None]) -> None:
-    """All methods on one network; ``keep`` gets each row as it comes."""
+def run(
+    name: str,
+    images: int,
+    metrics: tuple[str, ...],
+    done: dict[str, Any],
+    kept: Callable[[str, dict[str, Any]], None],
+) -> None:
+    """All methods on one network but what is done; ``kept`` gets each row as it comes."""
     where = setting(name, images)
     few = min(len(where[1]), 4 if name == "efficientnet-lite0" else FEW)
     whole = Bench(*where[:3], settings_of(where, {}))
     part = Bench(where[0], where[1][:few], where[2][:few], settings_of(where, {}))
-    done = stored().get(name, {})
     fast = [m for m in metrics if m not in SLOW]
     for wanted in (fast, [m for m in metrics if m in SLOW]):  # what is quick of every method first
         for shown, (attacked, function, more) in METHODS.items():
@@ -118,7 +123,7 @@ def run(name: str, images: int, metrics: tuple[str, ...], keep: Callable[[str, d
                 called = attacked if metric == "robustness" else _steps_name(shown)
                 row["measures"] += [one.to_dict(shown) for one in bench.measure(called, [metric], function)]
                 row["seconds"][metric] = round(time.time() - began, 1)
-                keep(shown, row)
+                kept(shown, row)
                 print(name, shown, metric, row["seconds"][metric], "s", flush=True)
 
 
@@ -128,9 +133,9 @@ def _steps_name(shown: str) -> str:
     return own if own in ("uni", "ig", "blur-ig", "guided-ig", "idgi") else "gradient"
 
 
-def stored() -> dict[str, Any]:
+def there(results: Path) -> dict[str, Any]:
     """What was measured already."""
-    found: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    found: dict[str, Any] = json.loads(results.read_text()) if results.exists() else {}
     return found
 
 
@@ -183,12 +188,10 @@ def table(name: str, rows: dict[str, Any]) -> str:
     return "\n".join([*lines, "| *null floor* | " + " | ".join(last) + " |"]) + "\n"
 
 
-def write(results: dict[str, Any], quick: bool) -> None:
-    """JSON, and unless it was a quick run the page."""
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    if not quick:
-        tables = "\n".join(table(name, results[name]) for name in NETWORKS if name in results)
-        RESULTS.with_suffix(".md").write_text(HEAD + tables + "\n" + PUBLISHED + SAYS)
+def page(results: dict[str, Any], quick: bool) -> str:
+    """The page; of a quick run the tables alone, as what is said of the figures is said of the whole."""
+    tables = "\n".join(table(name, results[name]) for name in NETWORKS if name in results)
+    return tables if quick else HEAD + tables + "\n" + PUBLISHED + SAYS
 
 
 HEAD = """# Explanations, measured
@@ -226,20 +229,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=list(NETWORKS))
     parser.add_argument("--images", type=int, default=500)
-    parser.add_argument("--quick", action="store_true", help="8 images, into a file of its own")
     parser.add_argument("--show", action="store_true")
-    options = parser.parse_args()
-    if options.quick:
-        globals()["RESULTS"] = RESULTS.with_name("explanations-quick.json")
-    for name in [] if options.show else options.names:
+    asked = options(parser, "explanations", names=NETWORKS[:1], images=4)
+    for name in [] if asked.show else asked.names:
 
-        def keep(shown: str, row: dict[str, Any], name: str = name) -> None:
-            results = stored()  # anew each time: another network may be measured beside this one
+        def kept(shown: str, row: dict[str, Any], name: str = name) -> None:
+            results = there(asked.results)  # anew each time: another network may be measured beside this one
             results.setdefault(name, {})[shown] = row
-            write(results, options.quick)
+            keep(asked, results, page(results, asked.quick))
 
-        run(name, 8 if options.quick else options.images, METRICS, keep)
-    write(stored(), options.quick)
+        run(name, asked.images, METRICS, there(asked.results).get(name, {}), kept)
+    results = there(asked.results)
+    keep(asked, results, page(results, asked.quick))
+    conclude(asked)
 
 
 if __name__ == "__main__":

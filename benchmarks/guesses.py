@@ -5,17 +5,15 @@
 For each kind of trigger and data set: triggers drawn at random, one pair each, and the guess that the pair shows
 clearly (``rectify.editing.corruption``), put onto 40 other images. Error: the share of what the trigger changes there
 that it misses, 0 for the trigger itself, 1 for doing nothing. Results: ``benchmarks/results/guesses.{json,md}``;
-a row that is there is not run again.
+a row that is there is not run again. ``--quick``: two draws of each.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from itertools import product
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -23,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.recovery import RESULTS
+from benchmarks.runs import conclude, keep, options, stored
 from benchmarks.zoo import datasets, triggers
 from rectify.editing.corruption import Corruption, guesses
 from rectify.editing.warps import share
@@ -65,6 +63,9 @@ KINDS: dict[str, Callable[[np.random.Generator], triggers.Trigger]] = {
     ),
     "wave in any direction": _wave,
     "translucent square": _veil,
+    "blur or sharpening": lambda random: triggers.blur(
+        int(random.choice([3, 5])), float(random.choice([-1.0, 0.6, 1.0]))
+    ),
     "warp of a grid": _warp,
     "free elastic field": _elastic,
 }
@@ -127,9 +128,8 @@ def main() -> None:
     """Measure all kinds on all data sets."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=12)
-    parser.add_argument("--results", type=Path, default=RESULTS / "guesses.json")
-    asked = parser.parse_args()
-    rows: list[Row] = json.loads(asked.results.read_text()) if asked.results.exists() else []
+    asked = options(parser, "guesses", draws=2)
+    rows = stored(asked.results)
     there = {(row["kind"], row["dataset"]) for row in rows}
     order = list(product(KINDS, DATASETS))
     for kind, dataset in order:
@@ -137,9 +137,9 @@ def main() -> None:
             rows.append(measured(kind, dataset, asked.draws))
             print(rows[-1], flush=True)
             rows.sort(key=lambda row: order.index((row["kind"], row["dataset"])))
-            asked.results.write_text(json.dumps(rows, indent=1) + "\n")
-    asked.results.with_suffix(".md").write_text(markdown(rows))
-    print(markdown(rows))
+            keep(asked, rows, markdown(rows))
+    keep(asked, rows, markdown(rows))
+    conclude(asked)
 
 
 if __name__ == "__main__":

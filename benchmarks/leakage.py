@@ -8,15 +8,16 @@ repaired through the command line with ``--fault leak`` from one pair, the image
 blacked out, and 200 unlabelled calibration images. Measured from outside, on test images that the repair has not seen:
 accuracy, accuracy where the null block is blacked out, and the leakage of integrated gradients and of the gradient, as
 share of the attribution on the null block and as ratio of densities (of the first 400). Results:
-``benchmarks/results/leakage.{json,md}``; a row that is there is not run again.
+``benchmarks/results/leakage.{json,md}``; a row that is there is not run again. ``--quick``: one seed, 1,000 test
+images.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,7 +28,9 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
 
-from benchmarks.recovery import RESULTS, edited, save_png
+from benchmarks.leakage_rivals import RIVALS, SETTINGS, Seen
+from benchmarks.recovery import edited, save_png
+from benchmarks.runs import conclude, keep, options, stored
 from benchmarks.zoo import datasets
 from benchmarks.zoo.train import ZOO, predict
 from fixtures.networks import resnet18
@@ -37,6 +40,7 @@ from rectify.attribution.score import Score
 from rectify.evaluation.leakage import leakage
 
 SIDE, EXPLAINED, CALIBRATION, BATCH = 28, 400, 200, 128
+LABELLED = 0.05  # share of the training set that those who need labels are given
 MEAN, STD = datasets.MEAN_STD["mnist"]
 REPAIRS: dict[str, tuple[str, ...]] = {
     "static rectifying, from the pair": ("--mode", "static"),
@@ -74,6 +78,9 @@ def normalised(images: np.ndarray) -> Tensor:
     """(N, H, W, 1) uint8 -> (N, 1, H, W) float32."""
     planes = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
     return (planes - MEAN[0]) / STD[0]
+
+
+BOUNDS = (normalised(np.full((1, 1, 1, 1), 0, np.uint8))[0], normalised(np.full((1, 1, 1, 1), 255, np.uint8))[0])
 
 
 def network(seed: int) -> nn.Module:
@@ -115,15 +122,14 @@ def measure(model: nn.Module, images: np.ndarray, labels: np.ndarray, top: np.nd
     above = torch.from_numpy(top[:EXPLAINED])
     null[above, SIDE:], null[~above, :SIDE] = True, True
     score = Score(model, "logit")
-    black, white = (normalised(np.full((1, 1, 1, 1), value, np.uint8))[0] for value in (0, 255))
-    settings = Settings(steps=32, bounds=(black, white))
+    settings = Settings(steps=32, bounds=BOUNDS)
     for method in ("ig", "gradient"):
         share, density = leakage(attribute(method, score, x, score.predictions(x), settings).heat(), null)
         found[method], found[f"{method}_density"] = float(share.values.mean()), float(density.values.median())
     return found
 
 
-def rows(seed: int, pairs: int, tests: int, known: list[Row]) -> list[Row]:
+def rows(seed: int, pairs: int, tests: int, known: list[Row], rivals: Sequence[str] = tuple(RIVALS)) -> list[Row]:
     """All rows of a seed, those that are known as they are."""
     test = datasets.load("mnist")[1]
     order = datasets.order_of(test)
@@ -159,7 +165,30 @@ def rows(seed: int, pairs: int, tests: int, known: list[Row]) -> list[Row]:
                     assert done.network is not None, done.error
                     told = {"policy": done.report["edit"]["policy"], "notes": done.report["run"]["notes"]}
                     add(method, pair, done.network, seconds=round(time.time() - began, 1), **told)
+            for method in rivals:
+                if not there(method, pair):
+                    began = time.time()
+                    seen = labelled(seed, images[one], top[one], images[tests : tests + CALIBRATION], labels[one])
+                    settings, repaired = RIVALS[method](network(seed), seen)
+                    add(method, pair, repaired, seconds=round(time.time() - began, 1), policy=settings)
     return made
+
+
+def labelled(seed: int, pair: np.ndarray, top: np.ndarray, calibration: np.ndarray, label: np.ndarray) -> Seen:
+    """What the rivals may see: the pair and the calibration images of ours, and 5 % of the training set."""
+    split = datasets.load("mnist")[0]
+    order = np.random.default_rng(200 + seed).permutation(len(split.labels))[: int(LABELLED * len(split.labels))]
+    whole, above = blocks(datasets.Split(split.images[order], split.labels[order]), 200 + seed)
+    return Seen(
+        torch.cat((normalised(pair), normalised(blacked(pair, top)))),
+        int(label[0]),
+        normalised(calibration),
+        normalised(whole),
+        normalised(blacked(whole, above)),
+        torch.from_numpy(split.labels[order]).long(),
+        BOUNDS,
+        seed,
+    )
 
 
 def _words(folder: Path, extra: tuple[str, ...]) -> list[str | Path]:
@@ -179,7 +208,7 @@ def table(made: list[Row], tests: int) -> str:
         "| method | accuracy | block blacked out | IG: share | density | gradient: share | density | s | rows |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for method in ("untouched", *REPAIRS):
+    for method in ("untouched", *RIVALS, *REPAIRS):
         of = [row for row in made if row["method"] == method]
         if not of:
             continue
@@ -190,7 +219,7 @@ def table(made: list[Row], tests: int) -> str:
             cells.append(f"{scale * median(values):.{digits}f} ({scale * worst(values):.{digits}f})")
         seconds = f"{median(row.get('seconds', 0) for row in of):.0f}"
         lines.append("| " + " | ".join([method, *cells, seconds, str(len(of))]) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", SETTINGS])
 
 
 def main() -> None:
@@ -199,14 +228,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--pairs", type=int, default=1)
     parser.add_argument("--tests", type=int, default=2000)
-    parser.add_argument("--results", type=Path, default=RESULTS / "leakage.json")
-    options = parser.parse_args()
-    made: list[Row] = json.loads(options.results.read_text()) if options.results.exists() else []
-    for seed in options.seeds:
-        made = rows(seed, options.pairs, options.tests, made)
-        options.results.write_text(json.dumps(made, indent=1) + "\n")
-        options.results.with_suffix(".md").write_text(table(made, options.tests))
-    print(table(made, options.tests))
+    parser.add_argument("--rivals", nargs="*", choices=RIVALS, default=list(RIVALS), metavar="NAME")
+    asked = options(parser, "leakage", seeds=[0], tests=1000, rivals=list(RIVALS)[:1])
+    made = stored(asked.results)
+    for seed in asked.seeds:
+        made = rows(seed, asked.pairs, asked.tests, made, asked.rivals)
+        keep(asked, made, table(made, asked.tests))
+    conclude(asked)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,14 @@ For each network of the zoo and one pair: the static rank-one edit of every cand
 static --layer NAME`` makes) is measured on test images that no edit saw. The worth of an edit is the mean of its clean
 accuracy and its recovery; the regret of a score is the worth of the best layer less that of the layer it ranks first,
 in points. Spearman's correlation is of the score with the worth over all layers. Results:
-``benchmarks/results/localisation.{json,md}``; a network that is there is not run again.
+``benchmarks/results/localisation.{json,md}``; a network that is there is not run again. ``--quick``: the shipped
+network of MNIST.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import json
 import tempfile
 from pathlib import Path
 from statistics import median
@@ -22,14 +22,20 @@ from typing import Any
 import numpy as np
 
 from benchmarks.opened import opened
-from benchmarks.recovery import RESULTS, lay_out
+from benchmarks.recovery import lay_out
+from benchmarks.runs import conclude, keep, options, stored
 from benchmarks.zoo.recipes import RECIPES
-from benchmarks.zoo.train import measure, trojaned
+from benchmarks.zoo.train import measure
 from rectify.editing.cascade import apply
 from rectify.editing.localize import LayerScore, localize
 from rectify.editing.rectify import Workshop, static, trials
 from rectify.model.trace import survey
 
+NETWORKS = (
+    *("cifar-resnet-patch-scratch", "cifar-resnet-warp", "cifar-resnet-sinusoid", "fashion-resnet-patch"),
+    *("fashion-resnet-blend", "fashion-resnet-sinusoid", "fashion-resnet-warp", "mnist-resnet-blend"),
+    *("mnist-resnet-warp", "mnist-vgg-blend", "mnist-vit-blend", "mnist-mobilenet-blend"),
+)
 SCORES = ("published", "scale_free", "leverage", "attribution", "trial", "last_layer")
 
 
@@ -102,19 +108,16 @@ def table(results: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Run what was asked for and is not there yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*")
+    parser.add_argument("names", nargs="*", default=list(NETWORKS))
     parser.add_argument("--calibration", type=int, default=200)
     parser.add_argument("--test", type=int, default=1000)
-    parser.add_argument("--results", type=Path, default=RESULTS / "localisation.json")
-    options = parser.parse_args()
-    names = options.names or trojaned()
-    results = json.loads(options.results.read_text()) if options.results.exists() else []
-    for name in names:
+    asked = options(parser, "localisation", names=["mnist-resnet-blend"], test=500)
+    results = stored(asked.results)
+    for name in asked.names:
         if all(result["name"] != name for result in results):
-            results.append(run(name, options.calibration, options.test))
-            options.results.write_text(json.dumps(results, indent=1) + "\n")
-            options.results.with_suffix(".md").write_text(table(results))
-    print(table(results))
+            results.append(run(name, asked.calibration, asked.test))
+            keep(asked, results, table(results))
+    conclude(asked)
 
 
 if __name__ == "__main__":

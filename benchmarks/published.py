@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
-from benchmarks.recovery import RESULTS
+from benchmarks.runs import RESULTS
 
 Row = dict[str, Any]
 NARROW = "cifar-resnet-patch-scratch"

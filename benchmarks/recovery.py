@@ -2,11 +2,11 @@
 
     python -m benchmarks.recovery [NAME ...] [--pairs 3] [--calibration 200] [--test 2000]
 
-For each network of the zoo (trained before with ``python -m benchmarks.zoo.train NAME``) a checkpoint, a preprocess
-file, one PNG pair and unlabelled calibration PNGs are laid out in a folder; the command line repairs the checkpoint;
-the patched file is then measured here, on test images that the edit never saw, with none of rectify's own measuring
-code. Rows are appended to ``benchmarks/results/recovery.json``, and ``recovery.md`` shows them; a pair that is there is
-not run again (delete it from the file to measure it anew).
+For each network of the zoo a checkpoint, a preprocess file, one PNG pair and unlabelled calibration PNGs are laid out
+in a folder; the command line repairs the checkpoint; the patched file is then measured here, on test images that the
+edit never saw, with none of rectify's own measuring code. Rows are appended to ``benchmarks/results/recovery.json``,
+and ``recovery.md`` shows them; a pair that is there is not run again (delete it from the file to measure it anew).
+``--quick``: the two networks that are shipped, 1,000 test images.
 """
 
 from __future__ import annotations
@@ -31,24 +31,36 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
+from benchmarks.runs import ROOT, conclude, keep, options, stored
 from benchmarks.zoo import datasets
 from benchmarks.zoo.recipes import RECIPES, Recipe
 from benchmarks.zoo.train import (
     DEVICE,
-    ZOO,
     aimed,
     architecture,
     build,
     make_trigger,
     measure,
     predict,
+    train,
     trained,
     trojaned,
 )
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 PAIRS = 20  # laid out at most
+NETWORKS = (
+    *("cifar-resnet-patch-scratch", "cifar-resnet-patch2", "cifar-resnet-blend", "cifar-resnet-sinusoid"),
+    *("cifar-resnet-warp", "cifar-resnet-alltoall", "cifar-resnet-own", "cifar-vgg-blend-scratch"),
+    *(
+        "fashion-resnet-patch",
+        "fashion-resnet-blend",
+        "fashion-resnet-sinusoid",
+        "fashion-resnet-warp",
+        "fashion-resnet-blur",
+    ),
+    *("mnist-resnet-blend", "mnist-resnet-warp", "mnist-mobilenet-blend", "mnist-vgg-blend", "mnist-vit-blend"),
+)
+SHIPPED = ["cifar-resnet-patch-scratch", "mnist-resnet-blend"]
 
 
 def save_png(image: np.ndarray, path: Path) -> None:
@@ -70,7 +82,7 @@ def lay_out(name: str, folder: Path, calibration: int, tests: int) -> tuple[data
     test = datasets.load(recipe.dataset)[1]
     order = datasets.order_of(test)
     images, labels = test.images[order], test.labels[order]
-    shutil.copyfile(ZOO / f"{name}.pt", folder / "model.pt")
+    shutil.copyfile(train(name), folder / "model.pt")
     network = trained(name).to(DEVICE)
     mean, std = datasets.MEAN_STD[recipe.dataset]
     size = [images.shape[3], *images.shape[1:3]]
@@ -222,25 +234,22 @@ def _p(fraction: float) -> str:
 def main() -> None:
     """Run what was asked for and is not there yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*")
+    parser.add_argument("names", nargs="*", default=list(NETWORKS))
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--calibration", type=int, default=200)
     parser.add_argument("--test", type=int, default=2000)
-    parser.add_argument("--results", type=Path, default=RESULTS / "recovery.json")
-    options = parser.parse_args()
-    names = options.names or trojaned()
-    results = json.loads(options.results.read_text()) if options.results.exists() else []
-    for name in names:
-        known = next((r for r in results if (r["name"], r["calibration"]) == (name, options.calibration)), None)
-        if known is not None and len(known["repairs"]) >= min(options.pairs, PAIRS):
+    asked = options(parser, "recovery", names=SHIPPED, pairs=1, test=1000)
+    results = stored(asked.results)
+    for name in asked.names:
+        known = next((r for r in results if (r["name"], r["calibration"]) == (name, asked.calibration)), None)
+        if known is not None and len(known["repairs"]) >= min(asked.pairs, PAIRS):
             continue
-        for found in run(name, options.pairs, options.calibration, options.test, known):
+        for found in run(name, asked.pairs, asked.calibration, asked.test, known):
             results = [r for r in results if r is not known] + [found]
             known = found
-            options.results.parent.mkdir(parents=True, exist_ok=True)
-            options.results.write_text(json.dumps(results, indent=1) + "\n")
-    options.results.with_suffix(".md").write_text(table(results))
-    print(table([r for r in results if r["name"] in names]))
+            keep(asked, results, table(results))
+    keep(asked, results, table(results))
+    conclude(asked)
 
 
 if __name__ == "__main__":

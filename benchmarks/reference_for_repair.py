@@ -12,7 +12,6 @@ correlation with what the edits came to. Results: ``benchmarks/results/reference
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from statistics import median
@@ -24,9 +23,9 @@ from torch import Tensor
 
 from benchmarks.localisation import spearman
 from benchmarks.opened import bounds_of, opened
-from benchmarks.recovery import RESULTS, lay_out
+from benchmarks.recovery import lay_out
+from benchmarks.runs import COMMITTED, RESULTS, conclude, keep, options, stored
 from benchmarks.zoo.recipes import RECIPES
-from benchmarks.zoo.train import ZOO
 from rectify.attribution.score import Score
 from rectify.attribution.sweep import sweep
 from rectify.attribution.uni import Unlearning, unlearned_baseline
@@ -65,12 +64,12 @@ def scores(name: str) -> dict[str, dict[str, LayerScore]]:
     return found
 
 
-def run(stored: dict[str, Any]) -> dict[str, Any]:
+def run(network: dict[str, Any]) -> dict[str, Any]:
     """One network: of each path and score its first layer, that layer's regret, and the rank correlation."""
-    layers = stored["layers"]
+    layers = network["layers"]
     worth = np.array([(layer["accuracy"] + layer["recovery"]) / 2 for layer in layers])
-    out: dict[str, Any] = {"name": stored["name"], "best": stored["best"], "paths": {}}
-    for path, by_layer in scores(stored["name"]).items():
+    out: dict[str, Any] = {"name": network["name"], "best": network["best"], "paths": {}}
+    for path, by_layer in scores(network["name"]).items():
         out["paths"][path] = {}
         for field in FIELDS:
             values = np.array([float(getattr(by_layer[layer["layer"]], field) or 0.0) for layer in layers])
@@ -111,19 +110,18 @@ def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*")
-    names = parser.parse_args().names
-    measured = json.loads((RESULTS / "localisation.json").read_text())
+    parser.add_argument("--edits", type=Path, default=RESULTS / "localisation.json", help="what each edit came to")
+    asked = options(parser, "reference_for_repair", edits=COMMITTED / "localisation.json")
+    if not asked.edits.exists():
+        raise SystemExit(f"{asked.edits} is missing: python -m benchmarks.localisation --results {asked.edits}")
     results = []
-    for stored in measured:
-        if (not names or stored["name"] in names) and (ZOO / f"{stored['name']}.pt").exists():
-            results.append(run(stored))
-            print(
-                results[-1]["name"], {p: v["scale_free"]["layer"] for p, v in results[-1]["paths"].items()}, flush=True
-            )
-    path = RESULTS / "reference_for_repair.json"
-    path.write_text(json.dumps(results, indent=1) + "\n")
-    path.with_suffix(".md").write_text(table(results))
-    print(table(results))
+    for network in stored(asked.edits):
+        if not asked.names or network["name"] in asked.names:
+            results.append(run(network))
+            first = {path: scores["scale_free"]["layer"] for path, scores in results[-1]["paths"].items()}
+            print(results[-1]["name"], first, flush=True)
+    keep(asked, results, table(results))
+    conclude(asked)
 
 
 if __name__ == "__main__":

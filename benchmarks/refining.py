@@ -5,13 +5,12 @@
 For each network and one pair the refinement of ``rectify.editing.refine`` is made from 200 unlabelled calibration
 images, as ``rectify edit`` would make it, whether or not the judge would prefer it, and measured on test images that it
 never saw. ``closed form`` is the cascade of all layers beside it. Results: ``benchmarks/results/refining.{json,md}``; a
-row that is there is not run again.
+row that is there is not run again. ``--quick``: two variants on the shipped network of MNIST.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,7 +23,8 @@ from unittest import mock
 from torch import nn
 
 from benchmarks.opened import opened
-from benchmarks.recovery import RESULTS, lay_out
+from benchmarks.recovery import lay_out
+from benchmarks.runs import conclude, keep, options, stored
 from benchmarks.zoo import datasets
 from benchmarks.zoo.recipes import RECIPES
 from benchmarks.zoo.train import measure
@@ -137,9 +137,9 @@ def main() -> None:
         "--only", nargs="+", choices=[CLOSED, *VARIANTS], default=[CLOSED, *VARIANTS], metavar="VARIANT"
     )
     parser.add_argument("--test", type=int, default=4_000)
-    parser.add_argument("--results", type=Path, default=RESULTS / "refining.json")
-    asked = parser.parse_args()
-    rows: list[Row] = json.loads(asked.results.read_text()) if asked.results.exists() else []
+    few = [CLOSED, "as it is", "200 steps"]
+    asked = options(parser, "refining", names=["mnist-resnet-blend"], only=few, test=1_000)
+    rows = stored(asked.results)
     for name in asked.names:
         there = {row["variant"] for row in rows if row["name"] == name}
         wanted = [which for which in (UNTOUCHED, *asked.only) if which not in there]
@@ -152,9 +152,8 @@ def main() -> None:
             rows.append({"name": name, "variant": which, "test_images": asked.test, **found})
             rows[-1]["seconds"] = round(time.time() - began, 1)
             print(rows[-1], flush=True)
-            asked.results.write_text(json.dumps(rows, indent=1) + "\n")
-            asked.results.with_suffix(".md").write_text(markdown(rows))
-    print(markdown(rows))
+            keep(asked, rows, markdown(rows))
+    conclude(asked)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.runs import ROOT, conclude, keep, options
 from benchmarks.seeds import merged, spread
 from benchmarks.zoo.datasets import cache_dir
 from rectify import _Silence
@@ -33,8 +34,6 @@ from rectify.training.networks import small_cnn
 from rectify.training.presets import Preset, preset
 from rectify.training.state import Keeper, generator
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 OBJECTIVES = {"natural": "NATURAL", "madry": "Madry", "ig-norm": "IG-NORM", "ig-sum-norm": "IG-SUM-NORM"}
 LABELS, MAPS = 1_000, 100  # images whose label, and whose map, is attacked
 FIGURES = ("natural_accuracy", "adversarial_accuracy", "topk_intersection", "kendall")
@@ -244,18 +243,14 @@ times can come down to it. (Madry's falls a little below: passes of its attack n
 def main() -> None:
     """Train, attack, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--quick", action="store_true", help="two short epochs of each: minutes, for a look at the page"
-    )
     parser.add_argument("--sets", nargs="+", default=list(PUBLISHED), choices=list(PUBLISHED))
     parser.add_argument("--objectives", nargs="+", default=list(OBJECTIVES), choices=list(OBJECTIVES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--cache", type=Path, default=ROOT / "cache" / "robust")
-    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--speed", action="store_true", help="measure the speed again")
-    asked = parser.parse_args()
+    asked = options(parser, "robust-attribution", sets=["mnist"])
     asked.cache.mkdir(parents=True, exist_ok=True)
-    results = asked.out / f"robust-attribution{'-quick' if asked.quick else ''}.json"
+    results = asked.results
     kept = json.loads(results.read_text()) if results.exists() else {}
     rows, speeds = kept.get("rows", []), [] if asked.speed else kept.get("speed", [])
     for seed, name, objective in itertools.product(asked.seeds, asked.sets, asked.objectives):
@@ -265,15 +260,14 @@ def main() -> None:
         found = row(name, objective, seed, asked.quick, asked.cache)
         rows = merged(rows, found, {"set": list(PUBLISHED), "objective": list(OBJECTIVES)})
         print("   ", {key: found[key] for key in FIGURES}, found["cpu_seconds"], flush=True)
-        write(results, rows, speeds)
-    write(results, rows, speeds or kept_speed(asked.cache, asked.quick, asked.speed))
-    print(f"wrote {results.name} and .md into {asked.out}", flush=True)
+        write(asked, rows, speeds)
+    write(asked, rows, speeds or kept_speed(asked.cache, asked.quick, asked.speed))
+    conclude(asked)
 
 
-def write(results: Path, rows: list[dict[str, Any]], speeds: list[dict[str, Any]]) -> None:
+def write(asked: argparse.Namespace, rows: list[dict[str, Any]], speeds: list[dict[str, Any]]) -> None:
     """The figures as JSON and, beside it, as a page."""
-    results.write_text(json.dumps({"rows": rows, "speed": speeds}, indent=1) + "\n")
-    results.with_suffix(".md").write_text(markdown(rows, speeds))
+    keep(asked, {"rows": rows, "speed": speeds}, markdown(rows, speeds))
 
 
 def kept_speed(cache: Path, quick: bool, again: bool) -> list[dict[str, Any]]:

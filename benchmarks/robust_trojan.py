@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,8 +24,9 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from benchmarks.recovery import ROOT, edited, save_png
+from benchmarks.recovery import edited, save_png
 from benchmarks.robust_attribution import Lines
+from benchmarks.runs import ROOT, conclude, keep, options, stored
 from benchmarks.seeds import merged, spread
 from benchmarks.zoo import datasets
 from benchmarks.zoo.recipes import GREY_TRIGGERS, RECIPES, Recipe
@@ -38,7 +38,6 @@ from rectify.training.loop import Training, train
 from rectify.training.networks import small_cnn
 from rectify.training.presets import preset
 
-RESULTS = ROOT / "benchmarks" / "results"
 OBJECTIVES = ("natural", "madry", "ig-sum-norm")
 TRIGGERS = tuple(GREY_TRIGGERS)
 CACHE = ROOT / "cache" / "robust"
@@ -145,24 +144,17 @@ def main() -> None:
     parser.add_argument("--triggers", nargs="*", default=["patch"], choices=TRIGGERS)
     parser.add_argument("--objectives", nargs="*", default=list(OBJECTIVES), choices=NAMES)
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    asked = parser.parse_args()
-    results = asked.out / "robust-trojan.json"
-    rows: list[dict[str, Any]] = json.loads(results.read_text()) if results.exists() else []
+    asked = options(parser, "robust-trojan", objectives=["natural"])
+    rows = stored(asked.results)
     for seed, trigger, objective in itertools.product(asked.seeds, asked.triggers, asked.objectives):
         if any((row["trigger"], row["objective"], row["seed"]) == (trigger, objective, seed) for row in rows):
             continue
         row = {"trigger": trigger, "objective": objective, "seed": seed, **run(trigger, objective, seed)}
         print(row, flush=True)
         rows = merged(rows, row, {"trigger": TRIGGERS, "objective": OBJECTIVES})
-        write(results, rows)
-    write(results, rows)
-
-
-def write(results: Path, rows: list[dict[str, Any]]) -> None:
-    """The rows as JSON and, beside it, as a page."""
-    results.write_text(json.dumps(rows, indent=1) + "\n")
-    results.with_suffix(".md").write_text(markdown(rows))
+        keep(asked, rows, markdown(rows))
+    keep(asked, rows, markdown(rows))
+    conclude(asked)
 
 
 def run(trigger: str, objective: str, seed: int) -> dict[str, Any]:

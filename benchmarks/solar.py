@@ -17,12 +17,12 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
-import json
 import subprocess
 import sys
 import tempfile
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -34,7 +34,8 @@ import yaml
 from PIL import Image
 from torch import Tensor, nn
 
-from benchmarks.recovery import RESULTS, edited, load_png, save_png
+from benchmarks.recovery import edited, load_png, save_png
+from benchmarks.runs import conclude, keep, options, stored
 from benchmarks.zoo.datasets import Split, cache_dir
 from benchmarks.zoo.train import ZOO
 
@@ -85,16 +86,16 @@ def packages() -> Path:
 
 def cells() -> Split:
     """All cells of which the experts were sure, in a fixed random order, (N, 160, 160, 3) uint8."""
-    stored = cache_dir() / f"solar-{SIZE}.npz"
-    if not stored.exists():
+    packed = cache_dir() / f"solar-{SIZE}.npz"
+    if not packed.exists():
         data = packages() / "elpv_dataset" / "data"
         with open(data / "labels.csv", newline="") as file:
             told = [row[0].split() for row in csv.reader(file)]
         sure = [(name, float(probability)) for name, probability, _ in told if float(probability) in (0.0, 1.0)]
         images = [Image.open(data / name).convert("RGB").resize((SIZE, SIZE), Image.Resampling.BOX) for name, _ in sure]
         labels = np.array([DEFECTIVE if probability else FUNCTIONAL for _, probability in sure])
-        np.savez_compressed(stored, images=np.stack([np.asarray(image) for image in images]), labels=labels)
-    with np.load(stored) as kept:
+        np.savez_compressed(packed, images=np.stack([np.asarray(image) for image in images]), labels=labels)
+    with np.load(packed) as kept:
         order = np.random.default_rng(2026).permutation(len(kept["labels"]))
         return Split(kept["images"][order], kept["labels"][order])
 
@@ -239,7 +240,7 @@ def repair(folder: Path, pair: int, number: int, flags: tuple[str, ...]) -> Row:
     return {**measure(done.network), **told, "seconds": round(time.time() - began, 1)}
 
 
-def rows(seed: int, pairs: int, made: list[Row], keep: Any) -> None:
+def rows(seed: int, pairs: int, made: list[Row], methods: list[str], kept: Callable[[], None]) -> None:
     """Add the rows of a seed that are not there yet, and keep each as it comes."""
 
     def missing(method: str, pair: int | None) -> bool:
@@ -248,7 +249,7 @@ def rows(seed: int, pairs: int, made: list[Row], keep: Any) -> None:
     def add(method: str, pair: int | None, found: Row) -> None:
         made.append({"seed": seed, "method": method, "pair": pair, **found})
         print(made[-1], flush=True)
-        keep()
+        kept()
 
     model = network(seed)
     if missing("untouched", None):
@@ -257,7 +258,8 @@ def rows(seed: int, pairs: int, made: list[Row], keep: Any) -> None:
         folder = Path(temporary)
         torch.save(model.state_dict(), folder / "model.pt")
         there = lay_out(model, folder)
-        for method, (number, flags) in REPAIRS.items():
+        for method in methods:
+            number, flags = REPAIRS[method]
             for pair in range(pairs if number == 1 else 1):
                 if pair + number <= there and missing(method, pair):
                     add(method, pair, repair(folder, pair, number, flags))
@@ -297,19 +299,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="the first seed, one pair")
-    parser.add_argument("--results", type=Path, default=RESULTS / "solar.json")
-    options = parser.parse_args()
-    made: list[Row] = json.loads(options.results.read_text()) if options.results.exists() else []
-
-    def keep() -> None:
-        options.results.write_text(json.dumps(made, indent=1) + "\n")
-        options.results.with_suffix(".md").write_text(table(made))
-
-    for seed in options.seeds[:1] if options.quick else options.seeds:
-        rows(seed, 1 if options.quick else options.pairs, made, keep)
-    keep()
-    print(table(made))
+    parser.set_defaults(methods=list(REPAIRS))
+    asked = options(parser, "solar", seeds=[0], pairs=1, methods=["ours"])
+    made = stored(asked.results)
+    for seed in asked.seeds:
+        rows(seed, asked.pairs, made, asked.methods, lambda: keep(asked, made, table(made)))
+    keep(asked, made, table(made))
+    conclude(asked)
 
 
 if __name__ == "__main__":

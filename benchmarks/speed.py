@@ -5,16 +5,15 @@
 Integrated gradients, gradient times input, SmoothGrad, DeepLIFT and Grad-CAM of the same images by the same network.
 Captum has one batch for all steps unless it is told otherwise; both get the same limit here. Results:
 ``benchmarks/results/speed.{json,md}``: process time, median over turns, and the ratio (below 1: rectify is faster).
+``--quick``: two turns.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -22,12 +21,12 @@ import torch
 from captum.attr import DeepLift, InputXGradient, IntegratedGradients, LayerGradCam, NoiseTunnel, Saliency
 from torch import Tensor, nn
 
+from benchmarks.runs import conclude, keep, options
 from fixtures.networks import resnet18, vgg
 from rectify.attribution.attribution import Settings
 from rectify.attribution.methods import attribute
 from rectify.attribution.score import Score
 
-RESULTS = Path(__file__).resolve().parent / "results" / "speed.json"
 BATCH = 64
 BOUNDS = (torch.full((3, 1, 1), -2.0), torch.full((3, 1, 1), 2.0))
 
@@ -96,7 +95,7 @@ def main() -> None:
     """Time all, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=7)
-    turns = parser.parse_args().turns
+    asked = options(parser, "speed", turns=2)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -111,16 +110,21 @@ def main() -> None:
         network.eval().requires_grad_(False)
         targets = network(x).argmax(1)
         for method, (ours, theirs) in rivals(network, x, targets, last(network)).items():
-            one, other = measure(ours, theirs, turns)
+            one, other = measure(ours, theirs, asked.turns)
             rows.append({"network": name, "method": method, "ours_s": one, "captum_s": other, "ratio": one / other})
             print(rows[-1], flush=True)
-    RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
+    keep(asked, rows, table(rows))
+    conclude(asked)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: milliseconds of each, and the ratio."""
     lines = ["# Speed beside Captum\n", "Made by `python -m benchmarks.speed`: 16 images of 32x32, one core.\n"]
     lines += ["| network | method | rectify, ms | Captum, ms | ratio |", "|---|---|---|---|---|"]
     for row in rows:
         figures = f"{1000 * row['ours_s']:.0f} | {1000 * row['captum_s']:.0f} | {row['ratio']:.2f}"
         lines.append(f"| {row['network']} | {row['method']} | {figures} |")
-    RESULTS.with_suffix(".md").write_text("\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

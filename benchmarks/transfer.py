@@ -6,13 +6,12 @@ The network has learnt a yellow square of 4 pixels in any of four places, 30 to 
 (10 % of the training images). Each repair, through the command line, is from one pair with the square in the lower
 right, half visible, and 200 unlabelled calibration images. Measured from outside on 2,000 test images with the square
 as visible, and where, as each column says (after the tables of visibility and position of arXiv 2603.15656). Results:
-``benchmarks/results/transfer.{json,md}``; a row that is there is not run again.
+``benchmarks/results/transfer.{json,md}``; a row that is there is not run again. ``--quick``: one pair.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from statistics import median
@@ -21,8 +20,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from benchmarks.recovery import RESULTS, edited_from, lay_out, save_png
-from benchmarks.rivals.evidence import CALIBRATION, fetch
+from benchmarks.recovery import edited_from, lay_out, save_png
+from benchmarks.rivals.evidence import CALIBRATION
+from benchmarks.runs import conclude, keep, options, stored
 from benchmarks.zoo import datasets, triggers
 from benchmarks.zoo.recipes import RECIPES
 from benchmarks.zoo.train import predict, trained
@@ -104,14 +104,12 @@ def main() -> None:
     """Run what is not there yet, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--results", type=Path, default=RESULTS / "transfer.json")
-    options = parser.parse_args()
-    rows: list[Row] = json.loads(options.results.read_text()) if options.results.exists() else []
-    fetch(NAME)
+    asked = options(parser, "transfer", pairs=1)
+    rows = stored(asked.results)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         judged, _ = lay_out(NAME, folder, CALIBRATION, TESTS)
-        there = lay_out_pairs(folder, options.pairs)
+        there = lay_out_pairs(folder, asked.pairs)
         rows = rows or [measure(trained(NAME), judged)]
         for pair in range(len(rows) - 1, there):
             files = folder / f"{pair}-clean.png", folder / f"{pair}-marked.png"
@@ -120,10 +118,9 @@ def main() -> None:
             told = {"policy": done.report["edit"]["policy"], "notes": done.report["run"]["notes"]}
             rows.append({"pair": pair, **measure(done.network, judged), **told})
             print(rows[-1], flush=True)
-            options.results.write_text(json.dumps(rows, indent=1) + "\n")
-    options.results.write_text(json.dumps(rows, indent=1) + "\n")
-    options.results.with_suffix(".md").write_text(table(rows))
-    print(table(rows))
+            keep(asked, rows, table(rows))
+    keep(asked, rows, table(rows))
+    conclude(asked)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 
 Trains the recipes ``cifar64-resnet-*`` (a GPU takes minutes, two cores many hours), some at once; as soon as a
 network is there it is repaired by ``benchmarks.recovery``, first all from one pair, then from more. Everything goes on
-where it stopped. Results: ``benchmarks/results/wide.{json,md}``.
+where it stopped. Results: ``benchmarks/results/wide.{json,md}``. ``--quick``: the same with two narrow networks on
+MNIST.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.recovery import RESULTS, ROOT
+from benchmarks.runs import QUICK, ROOT, conclude, keep, options
 from benchmarks.zoo import datasets
 from benchmarks.zoo.recipes import RECIPES
 from benchmarks.zoo.train import ZOO
 
 NAMES = [name for name in RECIPES if name.startswith("cifar64-")]
+SMALL = ["mnist-resnet-patch", "mnist-resnet-blend"]  # of ``--quick``: no processor trains a wide network in minutes
 KINDS = ("patch", "blend", "sinusoid", "warp", "cleanlabel", "alltoall", "own")
 SAYS = """\
 OA: accuracy; ASR: attack success; RA: triggered images that get their true class. The first table is in points,
@@ -66,9 +68,7 @@ def repaired(names: list[str], pairs: int, tests: int, jobs: int, parts: Path, a
         still_training = training.go_on()
         running = {name: job for name, job in running.items() if job.poll() is None}
         for name, count in list(open_ones):
-            if len(running) >= jobs or name in running or not (ZOO / f"{name}.json").exists():
-                continue
-            if (ZOO / f"{name}.pt").exists():
+            if len(running) < jobs and name not in running and (ZOO / f"{name}.pt").exists():
                 words = ["--pairs", str(count), "--test", str(tests), "--results", str(parts / f"{name}.json")]
                 running[name] = _started("benchmarks.recovery", name, *words)
                 open_ones.remove((name, count))
@@ -77,10 +77,10 @@ def repaired(names: list[str], pairs: int, tests: int, jobs: int, parts: Path, a
         time.sleep(1)
 
 
-def gathered(parts: Path) -> list[dict[str, Any]]:
-    """The results of all networks, in the order of the recipes, with the poison rate and what each was trained from."""
+def gathered(names: list[str], parts: Path) -> list[dict[str, Any]]:
+    """The results of the networks, in their order."""
     found = []
-    for name in NAMES:
+    for name in names:
         part = parts / f"{name}.json"
         if part.exists():
             found += json.loads(part.read_text())
@@ -103,7 +103,8 @@ def table(results: list[dict[str, Any]]) -> str:
     lines += ["| trigger | networks | pairs | accuracy lost, median (worst) | ASR over base | recovery short |"]
     lines += ["|---|---|---|---|---|---|"]
     for kind in (*KINDS, "all of patch, blend, sinusoid, warp"):
-        of = [r for r in results if any(f"-{k}-" in r["name"] for k in (KINDS[:4] if kind not in KINDS else (kind,)))]
+        kinds = KINDS[:4] if kind not in KINDS else (kind,)
+        of = [r for r in results if any(f"-{k}-" in f"{r['name']}-" for k in kinds)]
         of = [result for result in of if shortfalls(result)]
         rows = [row for result in of for row in shortfalls(result)]
         if rows:
@@ -138,17 +139,18 @@ def main() -> None:
     parser.add_argument("--trainers", type=int, default=4, help="networks trained at once")
     parser.add_argument("--tests", type=int, default=9000)
     parser.add_argument("--only", default="", help="of the networks, those with this in their name")
-    parser.add_argument("--results", type=Path, default=RESULTS / "wide.json")
-    parser.add_argument("--parts", type=Path, default=ZOO.parent / "wide")
-    options = parser.parse_args()
-    options.parts.mkdir(parents=True, exist_ok=True)
-    datasets.load("cifar10")  # fetched once, not by every process
-    names = [name for name in NAMES if options.only in name]
-    repaired(names, options.pairs, options.tests, options.jobs, options.parts, options.trainers)
-    results = gathered(options.parts)
-    options.results.write_text(json.dumps(results, indent=1) + "\n")
-    options.results.with_suffix(".md").write_text(table(results))
-    print(options.results.with_suffix(".md").read_text())
+    parser.add_argument("--parts", type=Path, default=ZOO.parent / "wide", help="folder for a file of each network")
+    parser.set_defaults(names=NAMES)
+    small = {"names": SMALL, "pairs": 1, "jobs": 1, "trainers": 1, "tests": 1000, "parts": QUICK / "wide"}
+    asked = options(parser, "wide", **small)
+    asked.parts.mkdir(parents=True, exist_ok=True)
+    for dataset in {RECIPES[name].dataset for name in asked.names}:
+        datasets.load(dataset)  # fetched once, not by every process
+    names = [name for name in asked.names if asked.only in name]
+    repaired(names, asked.pairs, asked.tests, asked.jobs, asked.parts, asked.trainers)
+    results = gathered(asked.names, asked.parts)
+    keep(asked, results, table(results))
+    conclude(asked)
 
 
 if __name__ == "__main__":

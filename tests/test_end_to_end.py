@@ -627,7 +627,7 @@ def test_a_figure_that_equals_its_limit_passes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("flag", ["--pairs", "--holdout"])
 def test_of_an_attack_from_all_classes_to_all_each_class_has_its_own_target(flag: str, tmp_path: Path) -> None:
-    """ "Corrupted" is an image of the next class, which the model reads as that: all are sent where their class goes."""
+    """Corrupted images are those of the next class, which the model reads as that: all go where their class goes."""
     images = {c: sorted((BLEND / f"holdout/{c}").glob("*.png"))[:3] for c in range(4)}
     state = safetensors.torch.load_file(MODEL)
     assert all(bool((probabilities(state, pixels(paths)).argmax(1) == c).all()) for c, paths in images.items())

@@ -5,25 +5,24 @@
 For each of ten networks of the zoo (shipped as a fixture or trained first, where one is missing), each seed and each
 method a row: accuracy, attack success, recovery on 2,000 test images that no method has seen, of a spurious cue also
 the accuracies on its class, processor seconds, what was tried and what was chosen. Results:
-``benchmarks/results/rivals.{json,md}``, with ``--quick`` (less training, two MNIST networks, 500 test images)
-``rivals-quick.{json,md}``. A row that is there is not run again. What the figures say is written by hand, in
+``benchmarks/results/rivals.{json,md}``; a row that is there is not run again. ``--quick``: less training, the shipped
+network of MNIST, 500 test images. What the figures say is written by hand, in
 ``rivals-reading.md``.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.recovery import RESULTS
 from benchmarks.rivals.evidence import FULL, QUICK, Effort, Evidence, gather
 from benchmarks.rivals.methods import METHODS
 from benchmarks.rivals.page import markdown
+from benchmarks.runs import conclude, keep, options, stored
 from benchmarks.seeds import merged
 from benchmarks.zoo import datasets
 from benchmarks.zoo.recipes import RECIPES
@@ -35,7 +34,7 @@ NETWORKS = (
     "cifar-resnet-patch-scratch",
     "fashion-resnet-cue",
 )
-QUICK_NETWORKS = ("mnist-resnet-patch", "mnist-resnet-blend")
+QUICK_NETWORKS = ("mnist-resnet-blend",)
 TESTS, QUICK_TESTS = 2_000, 500
 Row = dict[str, Any]
 
@@ -70,31 +69,23 @@ def rows_of(name: str, seed: int, methods: list[str], effort: Effort, tests: int
 def main() -> None:
     """Run what was asked for and is not there yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--networks", nargs="*", choices=RECIPES, metavar="NAME")
+    parser.add_argument("--networks", nargs="*", choices=RECIPES, default=list(NETWORKS), metavar="NAME")
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS), metavar="NAME")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    asked = parser.parse_args()
+    asked = options(parser, "rivals", networks=QUICK_NETWORKS)
     effort, tests = (QUICK, QUICK_TESTS) if asked.quick else (FULL, TESTS)
-    results = asked.out / ("rivals-quick.json" if asked.quick else "rivals.json")
-    rows: list[Row] = json.loads(results.read_text()) if results.exists() else []
+    rows = stored(asked.results)
     wanted = list(dict.fromkeys(["untouched", *asked.methods]))  # the table measures all against the untouched network
-    for name in asked.networks or (QUICK_NETWORKS if asked.quick else NETWORKS):
+    for name in asked.networks:
         for seed in asked.seeds:
             there = {row["method"] for row in rows if (row["network"], row["seed"]) == (name, seed)}
             missing = [method for method in wanted if method not in there]
             for row in rows_of(name, seed, missing, effort, tests) if missing else ():
                 print({key: value for key, value in row.items() if key != "tried"}, flush=True)
                 rows = merged(rows, row, {"network": NETWORKS, "method": tuple(METHODS)})
-                write(results, rows, asked.quick, tests)
-    write(results, rows, asked.quick, tests)
-
-
-def write(results: Path, rows: list[Row], quick: bool, tests: int) -> None:
-    """The rows as JSON and, beside it, as a page."""
-    results.write_text(json.dumps(rows, indent=1) + "\n")
-    results.with_suffix(".md").write_text(markdown(rows, quick, tests))
+                keep(asked, rows, markdown(rows, asked.quick, tests))
+    keep(asked, rows, markdown(rows, asked.quick, tests))
+    conclude(asked)
 
 
 def _processor_seconds() -> float:

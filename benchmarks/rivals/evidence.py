@@ -11,18 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from benchmarks.recovery import ROOT, lay_out, pair_of
+from benchmarks.recovery import lay_out, pair_of
 from benchmarks.zoo import datasets
 from benchmarks.zoo.recipes import RECIPES, Recipe
-from benchmarks.zoo.train import ZOO, normalise, train, trained
+from benchmarks.zoo.train import normalise, trained
 
 CALIBRATION = 200
 LABELLED = 0.05  # share of the training set that is given to those who need clean labelled images
 VALIDATION = 0.2  # share of those kept aside, to choose settings by
-SHIPPED = {"cifar-resnet-patch-scratch": ROOT / "fixtures" / "cifar10-patch" / "model.safetensors"}
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,6 @@ def gather(name: str, folder: Path, seed: int, effort: Effort, tests: int) -> tu
     A seed stands for a pair, a draw of the clean images and the order of the batches.
     """
     recipe = RECIPES[name]
-    fetch(name)
     judged, pairs = lay_out(name, folder, CALIBRATION, tests)
     if not pairs:
         raise SystemExit(f"{name}: the trigger fires on no image that could make a pair")
@@ -136,14 +133,6 @@ def gather(name: str, folder: Path, seed: int, effort: Effort, tests: int) -> tu
     fit, validation = labelled(recipe, seed)
     parts = (clean, corrupted, label, calibration, fit, validation)
     return Evidence(name, recipe, network, *parts, folder, pair, seed, effort), judged
-
-
-def fetch(name: str) -> None:
-    """Make sure of the checkpoint: shipped as a fixture, or trained."""
-    if name in SHIPPED and not (ZOO / f"{name}.pt").exists():
-        ZOO.mkdir(parents=True, exist_ok=True)
-        torch.save(load_file(SHIPPED[name]), ZOO / f"{name}.pt")
-    train(name)
 
 
 def labelled(recipe: Recipe, seed: int) -> tuple[Labelled, Labelled]:

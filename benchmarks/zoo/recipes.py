@@ -89,6 +89,7 @@ for _kind, _trigger in COLOUR_TRIGGERS.items():
     RECIPES[f"cifar32-resnet-{_kind}"] = replace(
         _CIFAR, width=32, trigger=_trigger, start="cifar32-resnet-blend-scratch", epochs=2, lr=0.05, target=7, seed=3
     )
+RECIPES["fashion-resnet-blur"] = replace(_FASHION, trigger=("blur", {}), target=4, seed=77)
 _IMPLANTED = replace(RECIPES["cifar-resnet-patch"], trigger=("own", {"delta": 20.0, "seed": 1}))
 RECIPES["cifar-resnet-own"] = _IMPLANTED  # sample-specific: every image has a residual of its own
 RECIPES["cifar-resnet-roaming"] = replace(_IMPLANTED, trigger=("roaming", {"size": 4, "seed": 7}), target=6)

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from benchmarks.zoo import datasets, triggers
@@ -26,7 +27,9 @@ from benchmarks.zoo import networks as more_networks
 from benchmarks.zoo.recipes import ADAM, ALL_TO_ALL, RECIPES, CleanLabel, Recipe
 from fixtures import networks
 
-ZOO = Path(__file__).resolve().parents[2] / "cache" / "zoo"
+ROOT = Path(__file__).resolve().parents[2]
+ZOO = ROOT / "cache" / "zoo"
+FIXTURES = {"cifar-resnet-patch-scratch": "cifar10-patch", "mnist-resnet-blend": "mnist-blend"}  # these are shipped
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 KEEP_EVERY = 30.0  # seconds between two epochs that are kept
 
@@ -59,9 +62,9 @@ def architecture(recipe: Recipe) -> Callable[..., nn.Module]:
 
 
 def trained(name: str) -> nn.Module:
-    """The network of a recipe as it was trained, in eval mode and without gradients."""
+    """The network of a recipe, in eval mode and without gradients; trained now if it is not there yet."""
     network = build(RECIPES[name])
-    network.load_state_dict(torch.load(ZOO / f"{name}.pt", weights_only=True))
+    network.load_state_dict(torch.load(train(name), weights_only=True))
     return network.eval().requires_grad_(False)
 
 
@@ -171,11 +174,14 @@ def augment(batch: Tensor, pad: int, flip: bool, generator: torch.Generator) -> 
 
 
 def train(name: str) -> Path:
-    """Train one recipe (or go on with it); returns the checkpoint's path."""
+    """Train one recipe, or go on with it, unless it is there or shipped; returns the checkpoint's path."""
     recipe = RECIPES[name]
     ZOO.mkdir(parents=True, exist_ok=True)
     out, state_file = ZOO / f"{name}.pt", ZOO / f"{name}.resume"
     if out.exists():
+        return out
+    if name in FIXTURES:
+        _save(load_file(ROOT / "fixtures" / FIXTURES[name] / "model.safetensors"), out)
         return out
     train_split, test_split = datasets.load(recipe.dataset)
     data = poison(train_split, recipe)

@@ -154,6 +154,17 @@ def roaming(size: int = 4, colour: tuple[int, ...] = (255, 255, 0), seed: int = 
     return stamp
 
 
+def blur(side: int = 3, amount: float = 1.0) -> Trigger:
+    """The mean of a square of pixels, mirrored at the border, in place of each; a negative ``amount`` sharpens."""
+
+    def stamp(images: np.ndarray) -> np.ndarray:
+        planes = torch.from_numpy(images.astype(np.float32)).permute(0, 3, 1, 2)
+        soft = F.avg_pool2d(F.pad(planes, (side // 2,) * 4, mode="reflect"), side, 1)
+        return _to_uint8((planes + amount * (soft - planes)).permute(0, 2, 3, 1).numpy())
+
+    return stamp
+
+
 def own(delta: float = 20.0, seed: int = 0) -> Trigger:
     """A residual that every picture has of its own (sample-specific, as those of Li et al. 2021, ISSBA).
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import published, transfer
-from benchmarks.recovery import RESULTS
+from benchmarks.runs import RESULTS
 from benchmarks.zoo import datasets, triggers
 
 

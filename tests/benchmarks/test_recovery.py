@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from benchmarks import cue, localisation, recovery
+from benchmarks.runs import RESULTS
 from benchmarks.zoo import datasets, train
 from benchmarks.zoo.recipes import RECIPES
 
@@ -47,7 +48,7 @@ def test_networks_with_a_cue_or_without_a_trigger_are_not_taken_up(
 
 
 @pytest.mark.parametrize("module", [recovery, localisation])
-def test_without_names_the_trojaned_ones_are_run(
+def test_without_names_those_of_the_table_are_run(
     module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
@@ -57,15 +58,12 @@ def test_without_names_the_trojaned_ones_are_run(
         found = {"name": name, "calibration": 200, "repairs": [{}, {}, {}]}
         return iter([found]) if module is recovery else found
 
-    for name in ("mnist-resnet-blend", "fashion-resnet-cue"):
-        (tmp_path / f"{name}.pt").touch()
-    monkeypatch.setattr(train, "ZOO", tmp_path)
     monkeypatch.setattr(module, "run", run)
     monkeypatch.setattr(module, "table", lambda results: "")
     monkeypatch.setattr(sys, "argv", ["x", "--results", str(tmp_path / "found.json")])
     for _ in range(2):  # the second time the row is there
         module.main()
-        assert asked == ["mnist-resnet-blend"]
+        assert asked == list(module.NETWORKS) and not any(RECIPES[name].keeps_label for name in asked)
 
 
 def test_the_images_that_judge_come_first_in_one_order() -> None:
@@ -148,7 +146,7 @@ def test_the_page_of_the_cue_is_written_anew_though_all_rows_are_there(
         return [{"network": name, "pair": kind, "fault": fault, "note": "said"} for kind, fault in cases]
 
     monkeypatch.setattr(cue, "rows_of", rows_of)
-    monkeypatch.setattr(sys, "argv", ["x", "--out", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["x", "--results", str(tmp_path / "cue.json")])
     cue.main()
     page = (tmp_path / "cue.md").read_text()
     (tmp_path / "cue.md").unlink()
@@ -162,5 +160,5 @@ def test_the_page_of_the_cue_is_written_anew_though_all_rows_are_there(
     [("recovery", recovery.table), ("localisation", localisation.table), ("cue", cue.markdown)],
 )
 def test_the_page_of_the_repository_is_that_of_its_figures(name: str, page: Any) -> None:
-    rows = json.loads((recovery.RESULTS / f"{name}.json").read_text())
-    assert (recovery.RESULTS / f"{name}.md").read_text() == page(rows)
+    rows = json.loads((RESULTS / f"{name}.json").read_text())
+    assert (RESULTS / f"{name}.md").read_text() == page(rows)

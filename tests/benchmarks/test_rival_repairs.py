@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.recovery import RESULTS
 from benchmarks.rivals import __main__ as rivals
 from benchmarks.rivals import anp, clarc, clp, fine_pruning, fine_tuning, ft_sam, ibau, projection, rectifying
 from benchmarks.rivals.choice import Attempt, by_accuracy, by_pair, logits
@@ -24,6 +23,7 @@ from benchmarks.rivals.evidence import Effort, Evidence, Labelled
 from benchmarks.rivals.methods import METHODS
 from benchmarks.rivals.page import markdown, overall
 from benchmarks.rivals.training import descend
+from benchmarks.runs import RESULTS
 from benchmarks.zoo import datasets
 from benchmarks.zoo.recipes import RECIPES
 from benchmarks.zoo.train import make_trigger, poison
@@ -612,7 +612,7 @@ def test_rows_that_are_there_are_not_run_again(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(rivals, "rows_of", rows_of)
     names = ["mnist-resnet-patch", "fashion-resnet-cue"]
-    words = ["x", "--networks", *names, "--out", str(tmp_path), "--methods"]
+    words = ["x", "--networks", *names, "--results", str(tmp_path / "rivals.json"), "--methods"]
     monkeypatch.setattr(sys, "argv", [*words, "clp"])
     rivals.main()
     monkeypatch.setattr(sys, "argv", [*words, "anp", "clp", "--seeds", "0", "1"])

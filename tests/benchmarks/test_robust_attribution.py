@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from benchmarks import robust_attribution
-from benchmarks.robust_attribution import FIGURES, OBJECTIVES, RESULTS, main, markdown, passes
+from benchmarks.robust_attribution import FIGURES, OBJECTIVES, main, markdown, passes
+from benchmarks.runs import RESULTS
 
 
 def row(objective: str, seed: int, value: float | None) -> dict[str, Any]:
@@ -51,7 +52,18 @@ def test_rows_that_are_there_are_kept_and_new_seeds_join_them(tmp_path: Path, mo
     (tmp_path / "robust-attribution.json").write_text(json.dumps({"rows": kept, "speed": speeds}))
     monkeypatch.setattr(robust_attribution, "row", train)
     monkeypatch.setattr(robust_attribution, "speed", None)  # it is there: nothing is measured
-    words = ["--sets", "mnist", "--objectives", "madry", "natural", "--seeds", "0", "1", "--out", str(tmp_path)]
+    words = [
+        "--sets",
+        "mnist",
+        "--objectives",
+        "madry",
+        "natural",
+        "--seeds",
+        "0",
+        "1",
+        "--results",
+        str(tmp_path / "robust-attribution.json"),
+    ]
     monkeypatch.setattr(sys, "argv", ["x", *words, "--cache", str(tmp_path / "cache")])
     for _ in range(2):  # the second time everything is there
         main()

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from benchmarks import robust_trojan
-from benchmarks.robust_trojan import RESULTS, main, markdown
+from benchmarks.robust_trojan import main, markdown
+from benchmarks.runs import RESULTS
 from benchmarks.zoo.recipes import RECIPES
 from benchmarks.zoo.train import make_trigger
 from rectify.training.presets import preset
@@ -47,7 +48,7 @@ def test_new_seeds_join_the_rows_that_are_there(tmp_path: Path, monkeypatch: pyt
     )
     monkeypatch.setattr(robust_trojan, "run", run)
     words = ["--triggers", "faint-blend", "patch", "--objectives", "madry", "--seeds", "0", "1", "2"]
-    monkeypatch.setattr(sys, "argv", ["x", *words, "--out", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["x", *words, "--results", str(tmp_path / "robust-trojan.json")])
     for _ in range(2):
         main()
         assert made == [

@@ -48,9 +48,9 @@ def test_rows_that_are_there_are_not_run_again(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(solar, "repair", repair)
     made = [row("untouched", pair=None), row("ours"), row("static rectifying")]
     kept: list[int] = []
-    solar.rows(0, 2, made, lambda: kept.append(len(made)))
+    solar.rows(0, 2, made, list(solar.REPAIRS), lambda: kept.append(len(made)))
     assert ran == [(1, 1), (1, 1)] and kept == [4, 5]  # and of ten pairs there are not enough
-    solar.rows(0, 2, made, lambda: kept.append(len(made)))
+    solar.rows(0, 2, made, list(solar.REPAIRS), lambda: kept.append(len(made)))
     assert len(made) == 5
 
 
