@@ -87,7 +87,7 @@ IMAGES = {"50 calibration images": 50, "1,000 calibration images": 1_000}
 UNTOUCHED = "untouched"
 CONDITIONS = ("as it should be", "another pair", *PAIRS, *IMAGES, "5 % carry the trigger", *MADE)
 ORDER = (UNTOUCHED, *CONDITIONS)
-NETWORKS = ("cifar-resnet-patch-scratch", "fashion-resnet-patch")
+NETWORKS = ("cifar-resnet-patch-scratch", "fashion-resnet-patch", "fashion-resnet-sinusoid")
 FEW = ("5 % carry the trigger", "one pixel off")  # of ``--quick``
 
 
