@@ -299,7 +299,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--pairs", type=int, default=3)
-    parser.set_defaults(methods=list(REPAIRS))
+    parser.add_argument("--methods", nargs="+", choices=REPAIRS, default=list(REPAIRS), metavar="NAME")
     asked = options(parser, "solar", seeds=[0], pairs=1, methods=["ours"])
     made = stored(asked.results)
     for seed in asked.seeds:
