@@ -23,6 +23,7 @@ BELIEVE = 0.3  # a guess must fire on this share of the calibration images; wron
 # What differs from image to image is believed where it fires about as often as what the pair has, which is not always:
 # a fixed trigger would fire (nearly) always, and often does so with nothing but its texture.
 VARIES_BEHIND, ALWAYS = 0.1, 0.95
+TURNS_MOST = 0.8  # of the images, at least, are turned by what is no mere cue
 ANYWHERE = 0.8  # a mark that fires elsewhere so often may be anywhere, and is judged; below it is only solved on
 TURNS = 0.5  # where none does: a guess must change the class of this share of them, to whatever class
 NEAR_BEST = 0.05
@@ -96,6 +97,15 @@ class Case:
     def moving(self) -> bool:
         """Whether what the fault does to an image depends on where in the image things lie."""
         return any(guess.moves for guess in self.believed)
+
+    @property
+    def partial(self) -> bool:
+        """Whether the fault sways images more than it turns them: a cue, or what turns few of the images.
+
+        It has then a part in what the network knows of its class, and what an edit takes away is missing there.
+        """
+        turned = max((self.guesses.get(guess.name, 0.0) for guess in self.believed), default=1.0)
+        return self.fault.kind == "cue" or turned < TURNS_MOST
 
     @property
     def carried(self) -> bool:

@@ -108,9 +108,14 @@ def is_good(judgement: Judgement) -> bool:
     )
 
 
-def is_worth_refining(judgement: Judgement) -> bool:
-    """Whether enough is lost that a refinement could win it back."""
-    return not is_whole(judgement) and judgement.accuracy_loss + judgement.recovery_loss > WORTH_REFINING
+def is_worth_refining(judgement: Judgement, partial: bool = False) -> bool:
+    """Whether enough is lost that a refinement could win it back.
+
+    Of a fault that sways images more than it turns them (`Case.partial`), anything: its class is one of many, and what
+    it loses is too little of the images that judge to be seen there.
+    """
+    lost = judgement.accuracy_loss + judgement.recovery_loss
+    return not is_whole(judgement) and (partial or lost > WORTH_REFINING)
 
 
 def strength_for(case: Case, rank: int | None) -> Strength:
@@ -212,7 +217,13 @@ def dynamic(workshop: Workshop, scores: Sequence[LayerScore], rank: int | None, 
     if suspects is not None:
         notes.append(f"{len(suspects)} calibration images act like corrupted ones and were left out")
     done = None
-    if refine and rank is None and case.carried and case.calibrated and is_worth_refining(chosen.judgement):
+    if (
+        refine
+        and rank is None
+        and case.carried
+        and case.calibrated
+        and is_worth_refining(chosen.judgement, case.partial)
+    ):
         best = min(attempts, key=lambda attempt: attempt.judgement.loss)
         done, note = _refine(workshop, scores, best, suspects)
         notes.append(note)

@@ -61,6 +61,18 @@ def test_rows_of_a_case(pairs: int, images: int | None) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("kind", "fires", "partial"), [("flip", 0.9, False), ("flip", 0.6, True), ("cue", 0.9, True), ("cue", 0.6, True)]
+)
+def test_a_fault_is_partial_if_it_sways_images_more_than_it_turns_them(kind: str, fires: float, partial: bool) -> None:
+    _, case = opened(1, 50)
+    names = {guess.name for guess in case.believed}
+    assert names and not case.partial  # the patch turns nearly all
+    other = {name: fires if name in names else 1.0 for name in case.guesses}
+    assert replace(case, fault=replace(FAULT, kind=kind), guesses=other).partial == partial
+    assert not replace(case, believed=()).partial  # nothing is known of what is not carried over
+
+
 @pytest.mark.parametrize("images", [LEAST_TO_SPLIT - 1, LEAST_TO_SPLIT, 83])
 def test_solving_and_judging_are_kept_apart_where_there_are_enough_images(images: int) -> None:
     _, case = opened(1, images)

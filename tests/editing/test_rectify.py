@@ -15,7 +15,18 @@ from rectify.editing.cascade import Material, Strength, apply
 from rectify.editing.casebook import Case
 from rectify.editing.judge import Bench, Judgement, probabilities
 from rectify.editing.localize import LayerScore, localize
-from rectify.editing.rectify import Repair, Rung, Step, Workshop, dynamic, is_whole, ladder, static, trials
+from rectify.editing.rectify import (
+    Repair,
+    Rung,
+    Step,
+    Workshop,
+    dynamic,
+    is_whole,
+    is_worth_refining,
+    ladder,
+    static,
+    trials,
+)
 from rectify.errors import Inconclusive
 from rectify.model.trace import survey
 from tests.editing.planted import TARGET, opened, pictures, stamp
@@ -169,6 +180,13 @@ def test_the_untouched_network_is_not_whole_and_a_perfect_one_is() -> None:
     assert not is_whole(bench.judge(shop.network))
     perfect = replace(bench, corrupted=bench.clean[bench.rows])
     assert is_whole(perfect.judge(shop.network))
+
+
+@pytest.mark.parametrize(("lost", "partial", "worth"), [(0.02, False, True), (0.01, False, False), (0.01, True, True)])
+def test_a_fault_that_only_sways_is_worth_refining_for_less(lost: float, partial: bool, worth: bool) -> None:
+    judgement = Judgement(lost / 2, lost / 2, 0.1, 0.01, 0.1, (100, 100))
+    assert is_worth_refining(judgement, partial) == worth
+    assert not is_worth_refining(Judgement(0.0, 0.0, 0.0, 0.0, 0.0, (100, 100)), partial)  # nothing is lost
 
 
 # ---------------------------------------------------------------- the ladder

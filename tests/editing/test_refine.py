@@ -241,14 +241,14 @@ def test_the_difference_of_two_networks_makes_one_of_the_other() -> None:
 
 def only_refinement(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every repair is refined, in 140 steps, and closed forms do nothing."""
-    monkeypatch.setattr(repair, "is_worth_refining", lambda judgement: True)
+    monkeypatch.setattr(repair, "is_worth_refining", lambda *_: True)
     monkeypatch.setattr(repair, "apply", lambda network, edit: None)  # closed forms that do nothing
     monkeypatch.setattr(module, "STEPS", 140)
 
 
 def test_a_repair_that_is_not_whole_is_refined_and_the_better_one_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     shop, scores = workshop()
-    monkeypatch.setattr(repair, "is_worth_refining", lambda judgement: True)
+    monkeypatch.setattr(repair, "is_worth_refining", lambda *_: True)
     monkeypatch.setattr(module, "STEPS", 80)
     found = repair.dynamic(shop, scores, None)
     refining = "refined together in 80 steps" in found.policy
@@ -264,7 +264,7 @@ def test_a_repair_that_is_not_whole_is_refined_and_the_better_one_kept(monkeypat
 
 def test_a_refinement_that_does_harm_is_rolled_back(monkeypatch: pytest.MonkeyPatch) -> None:
     shop, scores = workshop()
-    monkeypatch.setattr(repair, "is_worth_refining", lambda judgement: True)
+    monkeypatch.setattr(repair, "is_worth_refining", lambda *_: True)
     plain = repair.dynamic(shop, scores, None, refine=False)
 
     def harmful(start: nn.Module, *_: object) -> nn.Module:
@@ -376,12 +376,12 @@ def test_without_enough_calibration_images_nothing_is_refined(
     images: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop, scores = workshop(1, images)
-    monkeypatch.setattr(repair, "is_worth_refining", lambda judgement: True)
+    monkeypatch.setattr(repair, "is_worth_refining", lambda *_: True)
     monkeypatch.setattr(repair, "refined", lambda *_: pytest.fail("refined on invented images"))
     assert repair.dynamic(shop, scores, None).edits
 
 
 def test_a_rank_that_is_asked_for_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     shop, scores = workshop()
-    monkeypatch.setattr(repair, "is_worth_refining", lambda judgement: True)
+    monkeypatch.setattr(repair, "is_worth_refining", lambda *_: True)
     assert all(edit.rank == 1 for edit in repair.dynamic(shop, scores, 1).edits)
