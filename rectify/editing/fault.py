@@ -12,6 +12,7 @@ from torch import Tensor
 from rectify.errors import Inconclusive, UsageError
 
 UNSURE = 0.6  # a clean image that gets its class with less may have got a wrong one
+ONE_EACH = 0.75  # of the images that change their class, at least, go where most of their class go, from all to all
 LEAST_GAP = 0.02  # a change of confidence below this is no fault that an edit could be judged by
 
 
@@ -117,8 +118,8 @@ def _flip(after: Tensor, labels: Tensor, flipped: Tensor, said: tuple[str, ...])
 def aims(answers: Tensor, labels: Tensor, target: int) -> Tensor:
     """The class that the fault sends each corrupted image to, (n,): the target, or one for each class.
 
-    An attack from all classes to all sends each to another one: it is told by most of the images changing their class
-    and no more than half of those going to the target.
+    An attack from all classes to all sends each to another one: it is told by most of the images changing their class,
+    no more than half of those going to the target, and nearly all of a class to one. Mere confusion scatters them.
 
     Parameters
     ----------
@@ -143,7 +144,7 @@ def aims(answers: Tensor, labels: Tensor, target: int) -> Tensor:
     for label in set(labels[flipped].tolist()):
         own = labels == label
         found[own] = answers[own & flipped].mode().values
-    return found
+    return found if int((answers == found)[flipped].sum()) >= ONE_EACH * changed else torch.full_like(labels, target)
 
 
 def _check_labels(predicted: Tensor, labels: Tensor | None, classes: int) -> Tensor:

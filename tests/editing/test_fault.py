@@ -186,6 +186,7 @@ def test_device_of_a_network() -> None:
         ([1, 2, 2], [0, 1, 2], [1, 2, -1]),  # no image of the last class changes
         ([5, 4, 2, 3, 1], [0, 1, 2, 3, 1], [3, 3, 3, 3, 3]),  # most change nothing: two errors are no attack
         ([5, 5], [0, 1], [3, 3]),  # one other target: still one
+        ([1, 2, 4, 5, 0, 2], [0, 0, 0, 0, 1, 1], [3] * 6),  # scattered: confusion, and no attack
     ],
 )
 def test_where_a_fault_sends_each_image(answers: list[int], labels: list[int], expected: list[int]) -> None:
