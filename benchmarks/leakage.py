@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -129,13 +129,12 @@ def measure(model: nn.Module, images: np.ndarray, labels: np.ndarray, top: np.nd
     return found
 
 
-def rows(seed: int, pairs: int, tests: int, known: list[Row], rivals: Sequence[str] = tuple(RIVALS)) -> list[Row]:
-    """All rows of a seed, those that are known as they are."""
+def rows(seed: int, pairs: int, tests: int, made: list[Row], rivals: Sequence[str], kept: Callable[[], None]) -> None:
+    """Add the rows of a seed that are not there yet, and keep each as it comes."""
     test = datasets.load("mnist")[1]
     order = datasets.order_of(test)
     images, top = blocks(datasets.Split(test.images[order], test.labels[order]), 100 + seed)
     labels, judged = test.labels[order], slice(0, tests)
-    made = list(known)
 
     def there(method: str, pair: int | None) -> bool:
         return any((row["seed"], row["method"], row["pair"]) == (seed, method, pair) for row in made)
@@ -144,6 +143,7 @@ def rows(seed: int, pairs: int, tests: int, known: list[Row], rivals: Sequence[s
         found = measure(model, images[judged], labels[judged], top[judged])
         made.append({"seed": seed, "method": method, "pair": pair, **found, **more})
         print(made[-1], flush=True)
+        kept()
 
     if not there("untouched", None):
         add("untouched", None, network(seed))
@@ -171,7 +171,6 @@ def rows(seed: int, pairs: int, tests: int, known: list[Row], rivals: Sequence[s
                     seen = labelled(seed, images[one], top[one], images[tests : tests + CALIBRATION], labels[one])
                     settings, repaired = RIVALS[method](network(seed), seen)
                     add(method, pair, repaired, seconds=round(time.time() - began, 1), policy=settings)
-    return made
 
 
 def labelled(seed: int, pair: np.ndarray, top: np.ndarray, calibration: np.ndarray, label: np.ndarray) -> Seen:
@@ -232,8 +231,8 @@ def main() -> None:
     asked = options(parser, "leakage", seeds=[0], tests=1000, rivals=list(RIVALS)[:1])
     made = stored(asked.results)
     for seed in asked.seeds:
-        made = rows(seed, asked.pairs, asked.tests, made, asked.rivals)
-        keep(asked, made, table(made, asked.tests))
+        rows(seed, asked.pairs, asked.tests, made, asked.rivals, lambda: keep(asked, made, table(made, asked.tests)))
+    keep(asked, made, table(made, asked.tests))
     conclude(asked)
 
 

@@ -24,7 +24,7 @@ from rectify.training.objectives import ig_sum_norm
 BATCH, VALIDATION, TOLERANCE = 64, 0.2, 0.01
 PAIR_RATES, PAIR_STEPS = (1e-5, 1e-4, 1e-3), 100
 RATES, EPOCHS = (0.003, 0.01, 0.03), 6
-EPS, IG_STEPS, IG_RATE, POINTS, ATTACK_POINTS, SEARCH = 0.1, 120, 1e-3, 10, 2, 7
+EPS, IG_BATCH, IG_STEPS, IG_RATE, POINTS, ATTACK_POINTS, SEARCH = 0.1, 32, 80, 1e-3, 5, 1, 5
 Made = tuple[str, nn.Module]
 
 
@@ -117,7 +117,7 @@ def ig_sum(network: nn.Module, seen: Seen) -> Made:
     optimiser = torch.optim.Adam(student.parameters(), IG_RATE)
     generator = torch.Generator().manual_seed(seen.seed)
     for step in range(IG_STEPS):
-        rows = torch.randint(0, seen.cut, (BATCH,), generator=generator)
+        rows = torch.randint(0, seen.cut, (IG_BATCH,), generator=generator)
         eps = EPS * min(1.0, 2 * (step + 1) / IG_STEPS)
         ball = Ball(eps, eps / 4, SEARCH, seen.bounds)
         how = {"weight": 0.1, "points": POINTS, "attack_points": ATTACK_POINTS, "generator": generator}
@@ -136,8 +136,9 @@ RIVALS: dict[str, Callable[[nn.Module, Seen], Made]] = {
 SETTINGS = f"""*Fine-tuning on the pair*: SGD, {PAIR_STEPS} steps at {", ".join(f"{r:g}" for r in PAIR_RATES)}, batch
 norms kept; the largest rate that changes the class of no more than 1 % of the calibration images. *On 5 % labelled*:
 {EPOCHS} epochs of SGD at {", ".join(f"{r:g}" for r in RATES)}; the largest rate that loses no more than 1 point on the
-fifth of them that is kept aside. *IG-SUM*: {IG_STEPS} steps of {BATCH} images, Adam {IG_RATE:g}, eps {EPS:g} of the
-range of pixels, {POINTS} path points with {ATTACK_POINTS} in the attack of {SEARCH} steps.
+fifth of them that is kept aside. *IG-SUM*: {IG_STEPS} steps of {IG_BATCH} images, Adam {IG_RATE:g}, eps {EPS:g} of the
+range of pixels, {POINTS} path points with {ATTACK_POINTS} in the attack of {SEARCH} steps: {IG_STEPS * IG_BATCH:,} images
+in all, where the `-quick` presets of training take 40,000.
 """
 
 
