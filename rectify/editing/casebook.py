@@ -104,6 +104,8 @@ class Case:
 
         It has then a part in what the network knows of its class, and what an edit takes away is missing there.
         """
+        if self.fault.target is None:  # from all classes to all: believed for what it turns, to whatever class
+            return False
         turned = max((self.guesses.get(guess.name, 0.0) for guess in self.believed), default=1.0)
         return self.fault.kind == "cue" or turned < TURNS_MOST
 

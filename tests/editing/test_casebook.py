@@ -349,6 +349,7 @@ def test_what_sends_each_class_to_another_is_carried_over_and_has_no_target() ->
     images = images[torch.arange(60) % 4 != 0]  # none of the class whose images go to the pair's target
     case = open_case(network, clean, centred(clean), fault, images, BOUNDS)
     assert case.guesses["pasted"] == 0 and case.fault.target is None
+    assert not case.partial  # it turns all
     assert {guess.name for guess in case.believed} == {"pasted"}
     assert any("changes the class of 100 %, to many classes" in note for note in case.notes)
     judgement = case.bench().judge(network)
