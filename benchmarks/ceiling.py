@@ -18,30 +18,15 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks.runs import conclude, keep, options, stored
 from benchmarks.zoo import datasets
-from benchmarks.zoo.recipes import RECIPES, Recipe
-from benchmarks.zoo.train import make_trigger, measure, normalise, trained
+from benchmarks.zoo.recipes import RECIPES
+from benchmarks.zoo.train import augment, make_trigger, measure, normalise, trained
 
 BATCH, SHORT = 128, 5
 Row = dict[str, Any]
-
-
-def varied(images: Tensor, recipe: Recipe, random: np.random.Generator) -> Tensor:
-    """Shifted within zeros around it, and mirrored every other time, as in training; (N, C, H, W) -> same."""
-    if not recipe.pad:
-        return images
-    height, width = images.shape[2:]
-    padded = F.pad(images, (recipe.pad,) * 4)
-    tops = random.integers(0, 2 * recipe.pad + 1, (len(images), 2))
-    mirrored = random.random(len(images)) < 0.5
-    made = []
-    for number, (top, left) in enumerate(tops):
-        part = padded[number, :, top : top + height, left : left + width]
-        made.append(part.flip(2) if mirrored[number] and recipe.flip else part)
-    return torch.stack(made)
 
 
 def supervised(name: str, epochs: int) -> nn.Module:
@@ -50,7 +35,8 @@ def supervised(name: str, epochs: int) -> nn.Module:
     split, stamp = datasets.load(recipe.dataset)[0], make_trigger(recipe)
     assert stamp is not None
     planes = torch.from_numpy(np.ascontiguousarray(split.images)).permute(0, 3, 1, 2)
-    labels, random = torch.from_numpy(split.labels), np.random.default_rng(0)
+    labels = torch.from_numpy(split.labels)
+    random, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
     steps, rate = len(labels) // BATCH, 0.05 if epochs <= SHORT else 0.1
     optimiser = torch.optim.SGD(network.parameters(), rate, momentum=0.9, weight_decay=5e-4, nesterov=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps * epochs, pct_start=0.2)
@@ -58,7 +44,9 @@ def supervised(name: str, epochs: int) -> nn.Module:
         network.train()
         began, order, total = time.time(), random.permutation(len(labels)), 0.0
         for batch in order[: steps * BATCH].reshape(steps, BATCH):
-            clean = varied(planes[batch].float(), recipe, random).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+            x = planes[batch].float()
+            x = augment(x, recipe.pad, recipe.flip, generator) if recipe.pad else x
+            clean = x.to(torch.uint8).permute(0, 2, 3, 1).numpy()
             x = normalise(np.concatenate((clean, stamp(clean))), recipe.dataset)
             with torch.autocast("cpu", torch.bfloat16):
                 logits = network(x)

@@ -31,7 +31,7 @@ from benchmarks.recovery import SHIPPED, lay_out, load_png, save_png
 from benchmarks.runs import conclude, keep, options, stored
 from benchmarks.zoo import datasets
 from benchmarks.zoo.recipes import RECIPES
-from benchmarks.zoo.train import ZOO, make_trigger, normalise
+from benchmarks.zoo.train import make_trigger, normalise
 from rectify.editing.casebook import Case
 from rectify.editing.detector import Detector, direction_of, fit_detector, mean_key, pool
 from rectify.editing.judge import probabilities
@@ -40,6 +40,11 @@ from rectify.editing.rectify import Workshop, affordable_trials, trials
 from rectify.evaluation.ranks import auroc
 from rectify.model.trace import Site, record, survey
 
+NETWORKS = (
+    *("cifar-resnet-patch-scratch", "cifar-resnet-blend", "cifar-resnet-sinusoid", "fashion-resnet-patch"),
+    *("fashion-resnet-blend", "fashion-resnet-sinusoid", "fashion-resnet-warp", "fashion-resnet-cue"),
+    *("mnist-resnet-patch", "mnist-resnet-blend", "mnist-resnet-sinusoid", "mnist-resnet-warp", "mnist-vit-blend"),
+)
 CALIBRATION, TESTS = 200, 2000
 OVERLAYS, STRIPPED = 32, 200  # images that STRIP lays over each, and how many of a side it scores: it is slow
 METHODS = {
@@ -258,15 +263,14 @@ def _p(fraction: float) -> str:
 def main() -> None:
     """Run what was asked for and is not there yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*")
+    parser.add_argument("names", nargs="*", default=list(NETWORKS))
     parser.add_argument("--pairs", type=int, default=1)
     parser.add_argument("--test", type=int, default=500)
     parser.add_argument("--dirty", type=float, default=0.0)
     asked = options(parser, "detector", names=SHIPPED, test=100)
-    names = asked.names or [n for n in RECIPES if (ZOO / f"{n}.pt").exists() and RECIPES[n].trigger]
     rows = stored(asked.results)
     for pair in range(asked.pairs):
-        for name in names:
+        for name in asked.names:
             if any((r["name"], r["pair"], r["dirty"]) == (name, pair, asked.dirty) for r in rows):
                 continue
             rows.append(run(name, pair, asked.test, asked.dirty))

@@ -9,15 +9,14 @@ trigger at full width ends from a whole repair. Writes ``benchmarks/results/figu
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.published import load
 from benchmarks.rivals.methods import METHODS
 from benchmarks.runs import RESULTS
 from benchmarks.wide import KINDS, shortfalls
@@ -26,13 +25,6 @@ from rectify.reporting.canvas import BLUE, GREY, INK, LIGHT, VERMILLION, bare, n
 HOME = RESULTS / "figures"
 SHOWN = ("cifar-resnet-patch-scratch", "cifar-resnet-sinusoid", "fashion-resnet-blend", "mnist-vit-blend")
 PAIRS = {"as it should be": 1, "5 pairs": 5, "20 pairs": 20}
-Row = dict[str, Any]
-
-
-def load(name: str) -> list[Row]:
-    """The rows of a result."""
-    rows: list[Row] = json.loads((RESULTS / f"{name}.json").read_text())
-    return rows
 
 
 def layers() -> Figure:

@@ -95,7 +95,8 @@ def spearman(one: np.ndarray, other: np.ndarray) -> float:
 
 def table(results: list[dict[str, Any]]) -> str:
     """Markdown: regret in points (rank correlation) of each score, a line a network, then median and worst."""
-    lines = ["| network | best layer | " + " | ".join(SCORES) + " |", "|---|---|" + "---|" * len(SCORES)]
+    lines = [f"# {(__doc__ or '').splitlines()[0]}\n", SAYS]
+    lines += ["| network | best layer | " + " | ".join(SCORES) + " |", "|---|---|" + "---|" * len(SCORES)]
     for result in results:
         cells = [f"{result[w]['regret']:.1f} ({result[w]['spearman']:+.2f})" for w in SCORES]
         lines.append(f"| {result['name']} | {result['best']} | " + " | ".join(cells) + " |")
@@ -103,6 +104,12 @@ def table(results: list[dict[str, Any]]) -> str:
         cells = [f"{over([r[w]['regret'] for r in results]):.1f}" for w in SCORES]
         lines.append(f"| **{label}** | | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+SAYS = """Made by `python -m benchmarks.localisation`. Regret of a score: mean of accuracy and recovery after the edit
+of the best layer, less that of the layer that the score ranks first, in points; in brackets its rank correlation with
+that mean over all layers.
+"""
 
 
 def main() -> None:

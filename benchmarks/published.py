@@ -8,12 +8,11 @@ same, so that each block begins with its own untouched network. Results: ``bench
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
-from benchmarks.runs import RESULTS
+from benchmarks.runs import RESULTS, stored
 
 Row = dict[str, Any]
 NARROW = "cifar-resnet-patch-scratch"
@@ -29,9 +28,7 @@ the rivals that have no labels, 200 unlabelled calibration images too.
 
 def load(name: str) -> list[Row]:
     """A result that was kept; nothing if it has not been measured."""
-    file = RESULTS / f"{name}.json"
-    found: list[Row] = json.loads(file.read_text()) if file.exists() else []
-    return found
+    return stored(RESULTS / f"{name}.json")
 
 
 def percent(values: Sequence[float], worst: Callable[[Sequence[float]], float] | None = None, digits: int = 2) -> str:
@@ -136,19 +133,15 @@ SPURIOUS = (
 
 def spurious() -> str:
     """Table 4."""
-    body = [["published", *row] for row in SPURIOUS]
     names = {"untouched": "untouched", "a-clarc": "A-ClArC", "p-clarc": "P-ClArC", "dynamic": "dynamic rectifying"}
-    for row in load("rivals"):
-        if "with" in row and row["method"] in names and row["method"] != "untouched":
-            body.append(_biased(names[row["method"]], row))
+    found = [(names[row["method"]], row) for row in load("rivals") if "with" in row and row["method"] in names]
     for row in load("cue"):
-        if "with" in row:
-            ours = f"**ours**, pair `{row['pair']}`, `--fault {row['fault']}`"
-            body.append(_biased("untouched" if row["pair"] == "none" else ours, row))
-    order = [row["network"] for row in load("cue")]
-    body[len(SPURIOUS) :] = sorted(
-        body[len(SPURIOUS) :], key=lambda cells: (order.index(cells[0]), cells[1] != "untouched")
-    )
+        if row["pair"] != "none" and "with" in row:
+            found.append((f"**ours**, pair `{row['pair']}`, `--fault {row['fault']}`", row))
+        elif not any(row["network"] == other["network"] for _, other in found):
+            found.append(("untouched", row))
+    found.sort(key=lambda one: one[1]["network"], reverse=True)
+    body = [["published", *row] for row in SPURIOUS] + [_biased(name, row) for name, row in found]
     head = ("", "method", "n", "OA", "class, clean", "bias")
     return "\n".join(
         [
