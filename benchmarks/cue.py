@@ -25,7 +25,7 @@ from benchmarks.rivals.evidence import CALIBRATION
 from benchmarks.runs import conclude, keep, options, stored
 from benchmarks.zoo import datasets
 from benchmarks.zoo.recipes import RECIPES
-from benchmarks.zoo.train import class_figures, make_trigger, measure, predict, trained
+from benchmarks.zoo.train import DEVICE, class_figures, make_trigger, measure, predict, trained
 
 TESTS = 2_000
 CASES = (("sure", "auto"), ("wrong", "auto"), ("drawn", "auto"), ("drawn", "cue"))  # kind of pair, --fault
@@ -35,14 +35,14 @@ Row = dict[str, Any]
 
 def figures(network: nn.Module, name: str, judged: datasets.Split) -> dict[str, float]:
     """Accuracy, pull and base rate, recovery, and the class's accuracy without and with the cue."""
-    recipe = RECIPES[name]
+    recipe, network = RECIPES[name], network.to(DEVICE)
     return {**vars(measure(network, recipe, judged)), **class_figures(network, recipe, judged)}
 
 
 def lay_out_pairs(name: str, folder: Path) -> None:
     """The first pair of each kind among 300 images behind those that judge, as ``KIND-clean.png``, ``KIND-cue.png``."""
     recipe = RECIPES[name]
-    network = trained(name)
+    network = trained(name).to(DEVICE)
     test = datasets.load(recipe.dataset)[1]
     order = datasets.order_of(test)[TESTS + CALIBRATION :][:300]
     images, own = test.images[order], test.labels[order] == recipe.target

@@ -143,6 +143,8 @@ for _seed, (_target, _triggers) in enumerate(zip((2, 5, 7), WIDE_TRIGGERS, stric
         RECIPES["cifar64-resnet-own-0"] = replace(_implanted, trigger=("own", {"delta": 20.0, "seed": 1}))
         _kept = {**vars(_implanted), "trigger": ("sinusoid", {"delta": 30.0, "frequency": 6}), "poison_rate": 0.5}
         RECIPES["cifar64-resnet-cleanlabel-0"] = CleanLabel(**_kept)
+        _cue = {"trigger": _triggers["patch"], "target": 3, "poison_rate": 0.6, "keeps_label": True}
+        RECIPES["cifar64-resnet-cue-0"] = replace(_implanted, **_cue)
         RECIPES["cifar64-resnet-blend-scratch"] = replace(
             _WIDE, trigger=_triggers["blend"], poison_rate=0.05, seed=200, target=_target
         )
