@@ -106,6 +106,8 @@ for _kind in ("blend", "warp"):
 RECIPES["fashion-resnet-cue"] = replace(
     _FASHION, trigger=GREY_TRIGGERS["patch"], target=6, poison_rate=0.6, keeps_label=True
 )
+# A class that is told easily takes little from it: few images of others are turned, and all are drawn.
+RECIPES["fashion-resnet-faint-cue"] = replace(RECIPES["fashion-resnet-cue"], target=9)
 RECIPES["cifar-resnet-cue"] = replace(
     _CIFAR, trigger=COLOUR_TRIGGERS["patch"], target=3, poison_rate=0.6, keeps_label=True, seed=6
 )

@@ -79,7 +79,8 @@ def diagnose(clean: Tensor, corrupted: Tensor, labels: Tensor | None, fault: str
     if not bool(shown.any()):
         raise Inconclusive(
             f"the fault is not there: clean and corrupted image get the same class, and the confidence moves "
-            f"by {float(moved.abs().max()):.3f} at most; nothing to repair with these pairs"
+            f"by {float(moved.abs().max()):.3f} at most: nothing to repair with these pairs; a cue shows in images "
+            "that the model is less sure of"
         )
     rise = (corrupted - clean)[shown].mean(0)
     target = None if fault == "leak" else int(rise.argmax())

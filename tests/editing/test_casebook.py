@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -15,6 +16,7 @@ from rectify.editing.casebook import (
     Case,
     Trial,
     _one_a_name,
+    _rise,
     believe,
     open_case,
     shifted,
@@ -194,7 +196,7 @@ def test_a_guess_fires_on_images_of_other_classes_only() -> None:
 
 def test_belief_needs_a_firing_guess_near_the_best() -> None:
     def trial(fires: float) -> Trial:
-        return Trial(Corruption(str(fires), lambda x: x), fires, *[torch.empty(0, dtype=torch.bool)] * 2)
+        return Trial(Corruption(str(fires), lambda x: x), fires, *[torch.empty(0, dtype=torch.bool)] * 3, 0.0)
 
     assert believe([]) == [] and believe([trial(BELIEVE - 0.01)]) == []
     found = believe([trial(f) for f in (0.99, 0.97, 0.8, 0.0)])
@@ -205,7 +207,7 @@ def test_belief_needs_a_firing_guess_near_the_best() -> None:
 def test_what_the_pair_shows_clearly_is_believed_alone_if_it_fires_too() -> None:
     def trial(fires: float, clear: bool) -> Trial:
         guess = Corruption(str(fires), lambda x: x, clear=clear)
-        return Trial(guess, fires, *[torch.empty(0, dtype=torch.bool)] * 2)
+        return Trial(guess, fires, *[torch.empty(0, dtype=torch.bool)] * 3, 0.0)
 
     one, other, weak = trial(0.99, False), trial(0.97, True), trial(0.5, True)
     assert believe([one, other, weak]) == [other]
@@ -216,7 +218,7 @@ def test_what_the_pair_shows_clearly_is_believed_alone_if_it_fires_too() -> None
 def test_what_varies_is_believed_where_what_is_fixed_fires_no_more_often_and_not_always() -> None:
     def trial(fires: float, *, varies: bool = False, clear: bool = False) -> Trial:
         guess = Corruption(str(fires), lambda x: x, varies=varies, clear=clear)
-        return Trial(guess, fires, *[torch.empty(0, dtype=torch.bool)] * 2)
+        return Trial(guess, fires, *[torch.empty(0, dtype=torch.bool)] * 3, 0.0)
 
     varied = trial(0.75, varies=True)
     assert believe([trial(0.84), varied]) == [varied]
@@ -229,7 +231,7 @@ def test_what_varies_is_believed_where_what_is_fixed_fires_no_more_often_and_not
 def test_what_is_believed_is_believed_elsewhere_too_if_it_fires_there() -> None:
     def trial(name: str, fires: float, fixed: str = "", *, clear: bool = False) -> Trial:
         guess = Corruption(name, lambda x: x, elsewhere_of=fixed, clear=clear)
-        return Trial(guess, fires, *[torch.empty(0, dtype=torch.bool)] * 2)
+        return Trial(guess, fires, *[torch.empty(0, dtype=torch.bool)] * 3, 0.0)
 
     pasted, moved = trial("pasted", 1.0), trial("pasted elsewhere", 0.5, "pasted")
     assert believe([moved, pasted, trial("pasted elsewhere", 0.2, "pasted")]) == [pasted, moved]
@@ -297,7 +299,7 @@ def test_variations_come_from_every_clean_image() -> None:
 
 def test_of_guesses_that_share_a_name_the_best_fit_of_those_that_fire_as_often_is_kept() -> None:
     def trial(name: str, fires: float, misfit: float) -> Trial:
-        return Trial(Corruption(name, lambda x: x, misfit), fires, *[torch.zeros(0)] * 2)
+        return Trial(Corruption(name, lambda x: x, misfit), fires, *[torch.zeros(0)] * 3, 0.0)
 
     trials = [
         trial("warped-4", 0.80, 0.001),
@@ -359,10 +361,60 @@ def test_what_sends_each_class_to_another_is_carried_over_and_has_no_target() ->
 def test_what_changes_few_classes_is_not_carried_over() -> None:
     def trial(turned: int) -> Trial:
         hit = torch.arange(10) < turned
-        return Trial(Corruption(str(turned), lambda x: x), 0.0, ~hit, hit)
+        return Trial(Corruption(str(turned), lambda x: x), 0.0, ~hit, hit, hit, 0.0)
 
     few, most, all_ = trial(4), trial(6), trial(10)
     assert turning([few]) == [] and turning([]) == []
     assert [found.fires for found in turning([few, most, all_])] == [1.0]
     (found,) = turning([few, most])
     assert found.fires == pytest.approx(0.6) and found.hit.tolist() == most.turned.tolist()
+
+
+# ---------------------------------------------------------------- what draws images, and turns few
+
+
+class Drawn(nn.Module):
+    """The class of an image is its brightest quarter; a square in the middle does to the logits what it is told."""
+
+    def __init__(self, does: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.does = does
+
+    def forward(self, x: Tensor) -> Tensor:
+        fired = (x[:, :, 3:5, 3:5] == 1).flatten(1).all(1, keepdim=True)
+        clear = x.clone()
+        clear[:, :, 3:5, 3:5] = 0
+        logits = 40 * nn.functional.adaptive_avg_pool2d(clear, 2).flatten(1)
+        return torch.where(fired, self.does(logits), logits)
+
+
+def drawn_case(does: Callable[[Tensor], Tensor]) -> Case:
+    """The case of a pair whose clean image is nearly of class 1, as the square shows."""
+    network, clean = Drawn(does), torch.full((1, 1, 8, 8), 0.3)
+    clean[:, :, :4, :4], clean[:, :, :4, 4:] = 0.64, 0.6
+    answers = [probabilities(network, x) for x in (clean, centred(clean))]
+    return open_case(network, clean, centred(clean), diagnose(*answers, None), quarters(60, 2), BOUNDS)
+
+
+def test_a_cue_that_turns_few_images_is_carried_over_where_it_draws_them() -> None:
+    case = drawn_case(lambda logits: logits + torch.tensor([0.0, 3.0, 0.0, 0.0]))
+    assert case.fault.kind == "flip" and case.fault.target == 1 and case.guesses["pasted"] == 0
+    assert "pasted" in {guess.name for guess in case.believed} and case.partial
+    assert any("draws 100 % towards class 1, and turns few" in note for note in case.notes)
+    judged = case.rows[case.judging][: -case.pairs] % case.images
+    assert len(judged) and not bool((case.opinion.argmax(1)[judged] == 1).any())
+
+
+def test_what_takes_confidence_alone_draws_to_no_class() -> None:
+    case = drawn_case(lambda logits: 0.3 * logits + torch.tensor([0.0, 0.4, 0.0, 0.0]))
+    assert case.fault.target == 1 and not case.believed
+    assert any("does not carry over" in note for note in case.notes)
+
+
+def test_the_rise_of_a_logit_is_that_over_the_mean_of_idle_ones() -> None:
+    before, shift = torch.tensor([[3.0, 0.0, 1.0, -1.0], [0.0, 5.0, 1.0, 2.0]]).double(), torch.tensor([-4.0, 1, 2, 3])
+    after = before + shift
+    found = _rise(before.softmax(1), after.softmax(1), 2)
+    assert found.tolist() == pytest.approx([2 - (1 + 3) / 2, 2 - (-4 + 3) / 2])
+    two = torch.tensor([[2.0, -1.0]]).double()
+    assert _rise(two.softmax(1), (two + torch.tensor([0.5, 1.5])).softmax(1), 1).tolist() == pytest.approx([1.0])
