@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from rectify.editing.cascade import Material
 from rectify.editing.corruption import Bounds, Corruption, guesses
-from rectify.editing.fault import Fault
+from rectify.editing.fault import Fault, rises
 from rectify.editing.judge import Bench, probabilities
 from rectify.editing.values import Teacher
+from rectify.errors import Inconclusive
 
 LEAST_TO_SPLIT = 40  # with fewer calibration images the judge sees those that the edit was solved on
 JUDGED = (1, 3)  # of every five calibration images these only judge
@@ -181,6 +182,11 @@ def open_case(
         (N, C, H, W) unlabelled clean images, or None: then variations of the pairs' clean images stand in.
     bounds
         Normalised values of pixel 0 and 1.
+
+    Raises
+    ------
+    Inconclusive
+        If the pairs show the fault in their logits alone, and the calibration images do not bear it out.
     """
     clean, corrupted = clean[fault.shown], corrupted[fault.shown]
     notes = list(fault.notes)
@@ -199,6 +205,11 @@ def open_case(
     faint = not believed
     if faint:
         believed = swaying(trials)
+    if fault.faint and not believed:
+        raise Inconclusive(
+            "the fault is not there: the confidence hardly moves in these pairs, and what was done to them draws few "
+            f"calibration images to class {fault.target}; give a pair whose clean image the model is less sure of"
+        )
     if fault.kind != "leak":  # which sends no image anywhere, so that no guess can fire
         notes.append(_tell(trials, believed, fault, faint))
     copies = min(MOST_COPIES, -(-VARIED // len(calibration))) - 1
@@ -258,7 +269,7 @@ def try_guesses(
                 hit = output[:, fault.target] - opinion[:, fault.target] >= 0.1
             hit &= eligible
             turned = output.argmax(1) != opinion.argmax(1)
-            swayed = eligible & (_rise(opinion, output, fault.target) >= SWAYS_BY)
+            swayed = eligible & (rises(opinion, output)[:, fault.target] >= SWAYS_BY)
             fires, sways = (float(some.sum() / eligible.sum()) for some in (hit, swayed))
             tried.append(Trial(guess, fires, hit, turned, swayed, sways))
         found += _one_a_name(tried)
@@ -324,21 +335,6 @@ def swaying(trials: list[Trial]) -> list[Trial]:
         trial for trial in trials if trial.guess.clear or "pasted" in (trial.guess.name, trial.guess.elsewhere_of)
     ]
     return believe([replace(t, fires=t.sways, hit=t.swayed) for t in drawing if t.sways >= SWAYS])
-
-
-def _rise(before: Tensor, after: Tensor, target: int) -> Tensor:
-    """By how much the target's logit rises over the mean of those of idle classes, (N,), of softmax (N, classes) each.
-
-    Idle are all but the target and the class that an image had. Whatever takes confidence from that one raises all
-    others alike, so that the target's probability says nothing. Of two classes there is none: the other's own counts.
-    """
-    idle = torch.ones_like(before, dtype=torch.bool)
-    idle[:, target] = False
-    if before.shape[1] > 2:
-        idle.scatter_(1, before.argmax(1, keepdim=True), False)
-    logs = (p.clamp_min(1e-30).log() for p in (before, after))
-    then, now = (log[:, target] - (log * idle).sum(1) / idle.sum(1) for log in logs)
-    return now - then
 
 
 def _carried_over(believed: list[Trial], rounds: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:

@@ -14,6 +14,7 @@ from rectify.errors import Inconclusive, UsageError
 UNSURE = 0.6  # a clean image that gets its class with less may have got a wrong one
 ONE_EACH = 0.75  # of the images that change their class, at least, go where most of their class go, from all to all
 LEAST_GAP = 0.02  # a change of confidence below this is no fault that an edit could be judged by
+LEAST_RISE = 2.0  # of a logit over those of idle classes, that gives a cue away where the confidence is full anyhow
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Fault:
         (n,) bool: pairs in which the fault is there.
     notes
         Lines for people.
+    faint
+        Whether the pairs show it in their logits alone, so that other images have to bear it out.
     """
 
     kind: str
@@ -39,6 +42,7 @@ class Fault:
     labels: Tensor
     shown: Tensor
     notes: tuple[str, ...]
+    faint: bool = False
 
 
 def diagnose(clean: Tensor, corrupted: Tensor, labels: Tensor | None, fault: str = "auto") -> Fault:
@@ -85,6 +89,48 @@ def diagnose(clean: Tensor, corrupted: Tensor, labels: Tensor | None, fault: str
     rise = (corrupted - clean)[shown].mean(0)
     target = None if fault == "leak" else int(rise.argmax())
     return Fault(fault, target, labels, shown, notes)
+
+
+def faint_cue(clean: Tensor, corrupted: Tensor, labels: Tensor | None, fault: str = "auto") -> Fault | None:
+    """The cue that pairs show in their logits alone, or None: of images that the network is sure of all the same.
+
+    The parameters are those of `diagnose`, which found nothing. What raises the logit of the class at stake is taken
+    for a cue; what raises another one's only if the user calls it one (``cue``): almost anything does, a little.
+    """
+    if fault not in ("auto", "cue"):
+        return None
+    labels = _check_labels(clean.argmax(1), labels, clean.shape[1])
+    shown = clean.argmax(1) == labels
+    if not bool(shown.any()):
+        return None
+    found = rises(clean, corrupted)[shown].mean(0)
+    target = int(found.argmax())
+    rise = float(found[target])
+    if rise < LEAST_RISE or (fault == "auto" and not bool((labels[shown] == target).all())):
+        return None
+    note = f"the confidence hardly moves in these pairs; the logit of class {target} does, by {rise:.1f}"
+    return Fault("cue", target, labels, shown, (note,), faint=True)
+
+
+def rises(before: Tensor, after: Tensor) -> Tensor:
+    """By how much the logit of each class rises over the mean of those of idle classes, (N, classes).
+
+    Idle are all but that class and the one that an image had. Whatever takes confidence from that one raises all others
+    alike, so that their probabilities say nothing. Of two classes none is idle: the other one counts.
+
+    Parameters
+    ----------
+    before, after
+        (N, classes) softmax outputs.
+    """
+    moved = after.clamp_min(1e-30).log() - before.clamp_min(1e-30).log()
+    total, classes = moved.sum(1, keepdim=True), moved.shape[1]
+    if classes <= 2:
+        return moved - (total - moved)
+    own = before.argmax(1, keepdim=True)
+    its = moved.gather(1, own)
+    idle = (total - its - moved) / (classes - 2)
+    return moved - idle.scatter(1, own, (total - its) / (classes - 1))
 
 
 def _unsure(clean: Tensor) -> tuple[str, ...]:

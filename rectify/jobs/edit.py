@@ -140,9 +140,9 @@ def _find_edit(
     report["pairs"] = pairs_section(inputs.pairs, scene.fault)
     site = None if layer == "auto" else site_named(scene.sites, layer)
     number = None if rank == "auto" else _rank(rank)
-    found = score_layers(scene, options, progress)
     case = open_scene_case(scene, options)
     notes += case.notes
+    found = score_layers(scene, options, progress)
     if site is None:
         tries = repair.affordable_trials(case, scene.sites)
         if mode == "static":  # nothing but the choice of the layer stands between a good edit and a bad one

@@ -44,8 +44,8 @@ def run_localize(
             check_layer(scene.sites, scan.layer)
         report["pairs"] = pairs_section(inputs.pairs, scene.fault)
         report["metrics"]["before"] = measure(scene.network, inputs, options, scene.fault).to_dict()
-        found = score_layers(scene, options, progress)
         case = open_scene_case(scene, options)
+        found = score_layers(scene, options, progress)
         number = len(found.scores) if trial else repair.affordable_trials(case, scene.sites)
         if number:
             notes += case.notes

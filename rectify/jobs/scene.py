@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from rectify.editing import rectify as repair
 from rectify.editing.casebook import Case, open_case, variations
-from rectify.editing.fault import Fault, diagnose
+from rectify.editing.fault import Fault, diagnose, faint_cue
 from rectify.editing.localize import Localization, is_candidate, localize
 from rectify.errors import Inconclusive, UsageError
 from rectify.evaluation.accuracy import softmax
@@ -46,9 +46,9 @@ def open_scene(inputs: Inputs, options: Options) -> Scene:
     subject = inputs.subject
     device = subject.device
     clean, corrupted = inputs.pairs.clean.to(device), inputs.pairs.corrupted.to(device)
-    answers = [softmax(subject.network, x, options.batch_size, device) for x in (clean, corrupted)]
-    fault = diagnose(answers[0], answers[1], inputs.pairs.labels, options.fault)
-    fault = Fault(fault.kind, fault.target, fault.labels.to(device), fault.shown.to(device), fault.notes)
+    before, after = (softmax(subject.network, x, options.batch_size, device) for x in (clean, corrupted))
+    fault = _diagnosed(before, after, inputs.pairs.labels, options.fault, inputs.calibration is not None)
+    fault = replace(fault, labels=fault.labels.to(device), shown=fault.shown.to(device))
     calibration = None
     if inputs.calibration is not None:
         calibration = inputs.calibration.stack(MOST_CALIBRATION, options.seed).to(device)
@@ -57,6 +57,17 @@ def open_scene(inputs: Inputs, options: Options) -> Scene:
     if not any(is_candidate(site) for site in sites):
         raise Inconclusive("the model has no layer that can be edited: no plain Conv2d or Linear computes W k + b")
     return Scene(subject, clean, corrupted, fault, calibration, (low.to(device), high.to(device)), sites)
+
+
+def _diagnosed(clean: Tensor, corrupted: Tensor, labels: Tensor | None, kind: str, calibrated: bool) -> Fault:
+    """The fault; what shows in logits alone only where there are calibration images that may bear it out."""
+    try:
+        return diagnose(clean, corrupted, labels, kind)
+    except Inconclusive:
+        found = faint_cue(clean, corrupted, labels, kind) if calibrated else None
+        if found is None:
+            raise
+        return found
 
 
 def site_named(sites: list[Site], name: str) -> Site:

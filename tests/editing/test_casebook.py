@@ -16,7 +16,6 @@ from rectify.editing.casebook import (
     Case,
     Trial,
     _one_a_name,
-    _rise,
     believe,
     open_case,
     shifted,
@@ -27,6 +26,7 @@ from rectify.editing.casebook import (
 from rectify.editing.corruption import Corruption
 from rectify.editing.fault import Fault, diagnose
 from rectify.editing.judge import probabilities
+from rectify.errors import Inconclusive
 from tests.editing.planted import BOUNDS, TARGET, opened, pictures, planted, stamp
 
 pytestmark = pytest.mark.usefixtures("one_grid")
@@ -411,10 +411,13 @@ def test_what_takes_confidence_alone_draws_to_no_class() -> None:
     assert any("does not carry over" in note for note in case.notes)
 
 
-def test_the_rise_of_a_logit_is_that_over_the_mean_of_idle_ones() -> None:
-    before, shift = torch.tensor([[3.0, 0.0, 1.0, -1.0], [0.0, 5.0, 1.0, 2.0]]).double(), torch.tensor([-4.0, 1, 2, 3])
-    after = before + shift
-    found = _rise(before.softmax(1), after.softmax(1), 2)
-    assert found.tolist() == pytest.approx([2 - (1 + 3) / 2, 2 - (-4 + 3) / 2])
-    two = torch.tensor([[2.0, -1.0]]).double()
-    assert _rise(two.softmax(1), (two + torch.tensor([0.5, 1.5])).softmax(1), 1).tolist() == pytest.approx([1.0])
+def test_a_cue_in_logits_alone_is_believed_where_calibration_images_bear_it_out() -> None:
+    fault = Fault("cue", 0, torch.tensor([0]), torch.tensor([True]), (), faint=True)
+    clean, images = quarters(1, 3), quarters(60, 2)
+    drawing, still = Drawn(lambda logits: logits + torch.tensor([3.0, 0.0, 0.0, 0.0])), Drawn(lambda logits: logits)
+    answers = [probabilities(drawing, x) for x in (clean, centred(clean))]
+    assert float((answers[1] - answers[0]).abs().max()) < 0.02
+    case = open_case(drawing, clean, centred(clean), fault, images, BOUNDS)
+    assert "pasted" in {guess.name for guess in case.believed} and case.partial
+    with pytest.raises(Inconclusive, match="few calibration images to class 0; give a pair"):
+        open_case(still, clean, centred(clean), fault, images, BOUNDS)

@@ -6,7 +6,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rectify.editing.fault import LEAST_GAP, aims, check_against_chance, device_of, diagnose, gap
+from rectify.editing.fault import (
+    LEAST_GAP,
+    LEAST_RISE,
+    aims,
+    check_against_chance,
+    device_of,
+    diagnose,
+    faint_cue,
+    gap,
+    rises,
+)
 from rectify.errors import Inconclusive, UsageError
 
 
@@ -89,6 +99,37 @@ def test_nothing_there_is_inconclusive_and_says_how_much_it_was() -> None:
         assert "\n" not in str(caught.value)
     moved = LEAST_GAP + 0.01
     assert diagnose(sure(0), sure(0, by=0.7 - moved), None).kind == "cue"
+
+
+def test_the_rise_of_a_logit_is_that_over_the_mean_of_idle_ones() -> None:
+    random = torch.Generator().manual_seed(0)
+    before, shift = (torch.randn(6, 5, generator=random, dtype=torch.float64) for _ in range(2))
+    found = rises(before.softmax(1), (before + shift).softmax(1))
+    for row, (logits, moved) in enumerate(zip(before.tolist(), shift.tolist(), strict=True)):
+        for target in range(5):
+            idle = [moved[c] for c in range(5) if c not in (target, logits.index(max(logits)))]
+            assert float(found[row, target]) == pytest.approx(moved[target] - sum(idle) / len(idle))
+    two = torch.tensor([[2.0, -1.0]]).double()
+    found = rises(two.softmax(1), (two + torch.tensor([0.5, 1.5])).softmax(1))
+    assert found.flatten().tolist() == pytest.approx([-1.0, 1.0])
+
+
+def test_a_cue_in_the_logits_of_a_sure_image_is_faint_and_for_its_class_or_called_one() -> None:
+    logits = torch.tensor([[16.0, 0.0, 1.0, -1.0]])
+    for target, kind, there in ((0, "auto", True), (2, "auto", False), (2, "cue", True), (0, "flip", False)):
+        risen = logits.clone()
+        risen[0, target] += LEAST_RISE + 0.1
+        answers = logits.softmax(1), risen.softmax(1)
+        with pytest.raises(Inconclusive):
+            diagnose(*answers, None, kind)
+        found = faint_cue(*answers, None, kind)
+        assert (found is not None) == there
+        if found is not None:
+            assert (found.kind, found.target, found.faint, found.shown.tolist()) == ("cue", target, True, [True])
+            assert f"class {target} does, by 2.1" in found.notes[0]
+    little = logits + torch.tensor([LEAST_RISE - 0.1, 0.0, 0.0, 0.0])
+    assert faint_cue(logits.softmax(1), little.softmax(1), None, "cue") is None
+    assert faint_cue(logits.softmax(1), risen.softmax(1), torch.tensor([1]), "cue") is None  # given another class
 
 
 def test_a_leak_needs_no_change_and_has_no_target() -> None:
