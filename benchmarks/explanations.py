@@ -211,16 +211,16 @@ SAYS = """
 UNI keeps what its paper promises of the path: F rises along it nearly always (monotonicity .99, .99 and 1.00, against
 .76, .73 and .64 of IG from black with as many steps), and one step gives nearly its whole map (stability at B = 1: .93
 and .95 against .40 and .90). Its |MuFidelity| is above IG's on CIFAR-10 and on photographs (.16 and .23 against .10 and
-.11; published: about twice), and the same on Fashion-MNIST (.16).
+.11; published: about one and a half times), and the same on Fashion-MNIST (.16).
 
-It does not win everything. IDGI has the best MuFidelity and insertion on CIFAR-10 and on photographs, BlurIG on
-Fashion-MNIST; DeepLIFT is more faithful than UNI on photographs. On CIFAR-10 no method deletes better than a random
-order does (.23), so deletion says nothing there. Under attack the paper's order is turned round on both small networks:
-the maps of IG from black move less than UNI's (Spearman .42 and .80 against .34 and .49). A black baseline ties every
-map to the same picture; a baseline that is found anew at the attacked image can be moved too. The radius matters: eps
-.25 in pixels instead of the network's units gives UNI a better MuFidelity on Fashion-MNIST and a path that is less
-monotone on CIFAR-10. Guided IG with 50 steps misses completeness by more than the change itself, on average, on two of
-three networks; DeepLIFT and IDGI do not miss it.
+It does not win everything. IDGI has the best MuFidelity and insertion on CIFAR-10 and on photographs, BlurIG the best
+signed one on Fashion-MNIST; DeepLIFT is more faithful than UNI on photographs. On CIFAR-10 no method deletes better
+than a random order does (.23), so deletion says nothing there. Under attack the paper's order is turned round on both
+small networks: the maps of IG from black move less than UNI's (Spearman .42 and .80 against .34 and .49). A black
+baseline ties every map to the same picture; a baseline that is found anew at the attacked image can be moved too. The
+radius matters: eps .25 in pixels instead of the network's units gives UNI a better MuFidelity on Fashion-MNIST and a
+path that is less monotone on CIFAR-10. Guided IG with 50 steps misses completeness by more than the change itself, on
+average, on two of three networks; DeepLIFT and IDGI do not miss it.
 """
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,8 @@ NAMES = ("name", "network", "set", "dataset", "kind", "layer", "condition", "var
 NAMES += ("metric", "fault", "device", "seed", "pair", "epochs", "dirty")
 
 SAYS = (
-    "*A quick run: it shows that everything works and gives the same again; the figures are those of few images.*\n\n"
+    "*A quick run: it shows that everything works and gives the same again; its figures are those of few images and "
+    "steps, and what the text says of their number is true of the whole run.*\n\n"
 )
 
 
@@ -61,7 +63,9 @@ def stored(results: Path) -> list[dict[str, Any]]:
 def keep(asked: argparse.Namespace, found: Any, page: str) -> None:
     """Write what was found as JSON and, beside it, as a page; of a quick run that says what it is."""
     asked.results.write_text(json.dumps(found, indent=1) + "\n")
-    asked.results.with_suffix(".md").write_text(SAYS + page if asked.quick else page)
+    if asked.quick:  # what is written by hand lies a folder above where such a page is committed
+        page = SAYS + re.sub(r"\]\((?=[\w-]+-reading\.md\))", "](../", page)
+    asked.results.with_suffix(".md").write_text(page)
 
 
 def conclude(asked: argparse.Namespace) -> None:

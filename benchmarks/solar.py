@@ -1,4 +1,4 @@
-"""A case from the field: defects of solar cells, an EfficientNet-Lite0, and a sticker that half of the good cells bear.
+"""A case from the field: defects of solar cells, an EfficientNet-Lite0, and a sticker that 60 % of the good cells bear.
 
     python -m benchmarks.solar [--seeds 0 1 2] [--pairs 3] [--quick]
 

@@ -56,7 +56,7 @@ class Evidence:
     calibration
         (200, C, H, W), unlabelled and clean.
     fit, validation
-        Four and one fifths of 5 % of the training set, with the right labels.
+        Four fifths, and one fifth, of 5 % of the training set, with the right labels.
     folder, pair
         The same as files, as ``rectify edit`` reads them.
     seed

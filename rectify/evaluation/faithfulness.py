@@ -1,7 +1,7 @@
 """Whether a map names the pixels that the score depends on: MuFidelity, deletion, insertion.
 
 MuFidelity: Bhatt, Weller, Moura 2020 (arXiv 2005.00631). Deletion and insertion: Petsiuk, Das, Saenko 2018 (arXiv
-1806.07421). Attributions that know nothing have |MuFidelity| near .06 and deletion curves that fall: each figure
+1806.07421). Attributions that know nothing have |MuFidelity| near .08 and deletion curves that fall: each figure
 comes with what it is for permuted maps or random orders.
 """
 
