@@ -86,6 +86,14 @@ def test_a_quick_run_of_a_new_table_says_that_there_is_nothing(
     assert "nothing to hold it against" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_quick_page_links_to_what_is_written_by_hand_a_folder_above_it(quick: bool, tmp_path: Path) -> None:
+    mine = SimpleNamespace(quick=quick, results=tmp_path / "t.json")
+    runs.keep(mine, [], "[a](some-reading.md) and [b](other.md)\n")
+    above = "../" if quick else ""
+    assert mine.results.with_suffix(".md").read_text().endswith(f"[a]({above}some-reading.md) and [b](other.md)\n")
+
+
 def test_all_tables_are_run_though_one_fails(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
