@@ -75,6 +75,7 @@ def diagnose(clean: Tensor, corrupted: Tensor, labels: Tensor | None, fault: str
     flipped = right & (after != labels)
     rows = labels.unsqueeze(1)
     moved = (clean.gather(1, rows) - corrupted.gather(1, rows)).squeeze(1)
+    elsewhere = ", and --fault cue looks for it in calibration images" if fault == "auto" else ""
     if fault == "auto":
         fault = "flip" if bool(flipped.any()) else "cue"
     if fault == "flip":
@@ -84,7 +85,7 @@ def diagnose(clean: Tensor, corrupted: Tensor, labels: Tensor | None, fault: str
         raise Inconclusive(
             f"the fault is not there: clean and corrupted image get the same class, and the confidence moves "
             f"by {float(moved.abs().max()):.3f} at most: nothing to repair with these pairs; a cue shows in images "
-            "that the model is less sure of"
+            f"that the model is less sure of{elsewhere}"
         )
     rise = (corrupted - clean)[shown].mean(0)
     target = None if fault == "leak" else int(rise.argmax())

@@ -97,6 +97,7 @@ def test_nothing_there_is_inconclusive_and_says_how_much_it_was() -> None:
         with pytest.raises(Inconclusive, match=r"not there.*0\.010") as caught:
             diagnose(sure(0, 1), sure(0, 1, by=0.69), None, fault)
         assert "\n" not in str(caught.value)
+        assert ("--fault cue" in str(caught.value)) == (fault == "auto")
     moved = LEAST_GAP + 0.01
     assert diagnose(sure(0), sure(0, by=0.7 - moved), None).kind == "cue"
 
