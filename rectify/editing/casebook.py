@@ -199,19 +199,9 @@ def open_case(
         )
     opinion = probabilities(network, calibration)
     trials = try_guesses(network, clean, corrupted, fault, calibration, opinion, bounds)
-    believed = believe(trials)
-    if not believed and fault.kind == "flip" and (believed := turning(trials)):
-        fault = replace(fault, target=None)  # from all classes to all: the pair's target is one of many
-    faint = not believed
-    if faint:
-        believed = swaying(trials)
-    if fault.faint and not believed:
-        raise Inconclusive(
-            "the fault is not there: the confidence hardly moves in these pairs, and what was done to them draws few "
-            f"calibration images to class {fault.target}; give a pair whose clean image the model is less sure of"
-        )
+    believed, fault, told = _believed(trials, fault)
     if fault.kind != "leak":  # which sends no image anywhere, so that no guess can fire
-        notes.append(_tell(trials, believed, fault, faint))
+        notes.append(told)
     copies = min(MOST_COPIES, -(-VARIED // len(calibration))) - 1
     rounds = [calibration, *(shifted(calibration, seed + 1 + number) for number in range(copies))]
     images, rows, judging = _carried_over(believed, rounds)
@@ -237,6 +227,29 @@ def open_case(
         calibrated=calibrated,
         notes=tuple(notes),
     )
+
+
+def _believed(trials: list[Trial], fault: Fault) -> tuple[list[Trial], Fault, str]:
+    """The trials that carry the fault over, the fault as they show it, and what to say of them.
+
+    What fires, else what sends each class to another one, else what draws to the target and turns few.
+    """
+    if found := believe(trials):
+        return found, fault, _tell(found, "fires on {}")
+    if fault.kind == "flip" and (found := turning(trials)):
+        fault = replace(fault, target=None)  # the pair's target is one of many
+        return found, fault, _tell(found, "changes the class of {}, to many classes")
+    if found := swaying(trials):
+        return found, fault, _tell(found, f"draws {{}} towards class {fault.target}, and turns few")
+    if fault.faint:
+        raise Inconclusive(
+            "the fault is not there: the confidence hardly moves in these pairs, and what was done to them draws few "
+            f"calibration images to class {fault.target}; give a pair whose clean image the model is less sure of"
+        )
+    best = max(trials, key=lambda trial: trial.fires, default=None)
+    tried = f" (best guess: {best.guess.name}, fires on {100 * best.fires:.0f} %)" if best else ""
+    told = f"the corruption does not carry over to calibration images{tried}: the edit rests on the pairs alone"
+    return [], fault, told
 
 
 def try_guesses(
@@ -370,19 +383,10 @@ def _best_by_name(trials: list[Trial]) -> dict[str, float]:
     return best
 
 
-def _tell(trials: list[Trial], believed: list[Trial], fault: Fault, faint: bool) -> str:
-    if believed:
-        names = ", ".join(dict.fromkeys(trial.guess.name for trial in believed))
-        share = f"{100 * max(trial.fires for trial in believed):.0f} %"
-        does = f"fires on {share}"
-        if fault.kind == "flip" and fault.target is None:
-            does = f"changes the class of {share}, to many classes"
-        elif faint:
-            does = f"draws {share} towards class {fault.target}, and turns few"
-        return f"the corruption carries over to calibration images as: {names} ({does})"
-    best = max(trials, key=lambda trial: trial.fires, default=None)
-    tried = f" (best guess: {best.guess.name}, fires on {100 * best.fires:.0f} %)" if best else ""
-    return f"the corruption does not carry over to calibration images{tried}: the edit rests on the pairs alone"
+def _tell(believed: list[Trial], does: str) -> str:
+    names = ", ".join(dict.fromkeys(trial.guess.name for trial in believed))
+    share = f"{100 * max(trial.fires for trial in believed):.0f} %"
+    return f"the corruption carries over to calibration images as: {names} ({does.format(share)})"
 
 
 def variations(clean: Tensor, bounds: Bounds, seed: int = 0) -> Tensor:
