@@ -11,7 +11,7 @@ from rectify.editing.cascade import LayerEdit
 from rectify.editing.fault import Fault
 from rectify.editing.localize import LayerScore, Localization, is_candidate, triage
 from rectify.editing.patch import Patch
-from rectify.editing.rectify import Repair, Step
+from rectify.editing.rectify import Repair, Step, is_doubtful, tell
 from rectify.errors import UsageError
 from rectify.files.architectures import Subject
 from rectify.files.checkpoint import WrittenFile
@@ -101,8 +101,18 @@ def edit_section(done: Repair, mode: str) -> dict[str, Any]:
         "delta": None,
         "precision_loss": 0.0,
         "dry_run": False,
-        "warnings": [],
+        "warnings": _doubts(done),
     }
+
+
+def _doubts(done: Repair) -> list[str]:
+    """A warning where the pairs come out well and other images are not expected to."""
+    if done.expected is None or not is_doubtful(done.expected):
+        return []
+    return [
+        f"not whole on other images: {tell(done.expected)}; more pairs (--clean and --poisoned again) show more of the "
+        "fault, and more calibration images help"
+    ]
 
 
 def step_row(step: Step) -> dict[str, Any]:

@@ -339,7 +339,7 @@ def test_a_rejected_search_leaves_no_delta_and_keeps_an_older_file(few: list[str
 
 
 def test_a_gate_without_its_measurement_does_not_pass(apply: list[str], tmp_path: Path) -> None:
-    assert run_here([*apply, "--min-accuracy", "0.5", "-o", "x.safetensors"], tmp_path).code == 1
+    assert run_here([*apply, "--min-accuracy", "0.5", "-o", "x.safetensors"], tmp_path).code == 2
     assert_empty(tmp_path)
 
 

@@ -155,9 +155,9 @@ def _judge(settings: Settings, terminal: Terminal) -> int:
         result = COMMANDS[settings.command].run(settings, terminal)
         terminal.stop()
         shown = outputs.shown(result.report, settings)
+        outputs.write_reports(result, settings, terminal)  # first: stdout shall not say that all went well if they fail
     write_stdout(shown)
-    with _contained(settings):
-        outputs.write_reports(result, settings, terminal)
+    outputs.say_files(result.report, settings, terminal)
     return int(result.report["exit_code"])
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rectify.cli.config import Settings
 from rectify.cli.terminal import Terminal, report_console
-from rectify.errors import UsageError
+from rectify.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
     from rectify.files.architectures import Subject
@@ -89,18 +89,23 @@ def shown(report: dict[str, Any], settings: Settings) -> str:
 
 
 def write_reports(result: Result, settings: Settings, terminal: Terminal) -> None:
-    """Write every --report file, with pictures where the kind can hold them, and say where the files are."""
+    """Write every --report file, with pictures where the kind can hold them."""
     from rectify.cli.pictures import pictures_for
     from rectify.reporting.files import write_report
 
-    wanted = list(dict.fromkeys(settings["report"]))
+    wanted = _reports(settings)
     _say_replaced(wanted, settings, terminal)
-    with pictures_for(result, terminal) as pictures:
-        for path in wanted:
-            write_report(result.report, path, pictures(path))
-    if settings["format"] != "text" and result.report["verdict"] != "pass":
-        terminal.note(f"{result.report['verdict']}: {result.report.get('reason', '')}".rstrip(": "))
-    say_files(result.report, wanted, terminal)
+    try:
+        with pictures_for(result, terminal) as pictures:
+            for path in wanted:
+                write_report(result.report, path, pictures(path))
+    except OutputError:
+        _say_edited(result.report, terminal)  # it lies there all the same
+        raise
+
+
+def _reports(settings: Settings) -> list[Path]:
+    return list(dict.fromkeys(settings["report"]))
 
 
 def _say_replaced(wanted: list[Path], settings: Settings, terminal: Terminal) -> None:
@@ -118,16 +123,22 @@ def _say_replaced(wanted: list[Path], settings: Settings, terminal: Terminal) ->
             )
 
 
-def say_files(report: dict[str, Any], reports: list[Path], terminal: Terminal) -> None:
-    """On stderr: what was written, and where."""
+def say_files(report: dict[str, Any], settings: Settings, terminal: Terminal) -> None:
+    """On stderr: what it came to, where stdout is not for people, and what was written, and where."""
+    if settings["format"] != "text" and report["verdict"] != "pass":
+        terminal.note(f"{report['verdict']}: {report.get('reason', '')}".rstrip(": "))
+    _say_edited(report, terminal)
+    for path in _reports(settings):
+        terminal.note(f"report: {path}")
+
+
+def _say_edited(report: dict[str, Any], terminal: Terminal) -> None:
     edit = report.get("edit") or {}
     for key, what in (("out", "repaired model"), ("delta", "delta")):
         if edit.get(key):
             terminal.note(f"{what}: {edit[key]['path']} ({size(edit[key]['bytes'])})")
     if report["command"] == "edit" and not edit.get("out"):
         terminal.note("no model written" + (" (dry run)" if edit.get("dry_run") else ""))
-    for path in reports:
-        terminal.note(f"report: {path}")
 
 
 def size(count: int) -> str:

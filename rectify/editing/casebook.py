@@ -197,6 +197,11 @@ def open_case(
             "no calibration images: variations of the clean image stand in for them; give --calibration DIR (100 "
             "or more unlabelled clean images) to keep more accuracy and to have the repair judged on real images"
         )
+    elif not calibrated:
+        notes.append(
+            f"{len(calibration)} calibration image{'s' * (len(calibration) > 1)}: too few to keep some aside that only "
+            f"judge, or to refine on; give {LEAST_TO_SPLIT} or more, better 200"
+        )
     opinion = probabilities(network, calibration)
     trials = try_guesses(network, clean, corrupted, fault, calibration, opinion, bounds)
     believed, fault, told = _believed(trials, fault)

@@ -42,6 +42,7 @@ MOST_DIVERGENCE = 0.008
 NEARLY, NEARLY_PLUS = 1.2, 0.001  # a smaller rung may have this times the best one's loss, plus this
 # Good enough to climb no further: larger rungs could gain what nobody would notice.
 GOOD_ACCURACY_LOSS, GOOD_RECOVERY_LOSS, GOOD_PULL = 0.003, 0.006, 0.01
+DOUBTFUL_ACCURACY_LOSS, DOUBTFUL_RECOVERY_LOSS, DOUBTFUL_ASR = 0.02, 0.05, 0.03  # a warning says so
 WORTH_REFINING = 0.015  # expected accuracy and recovery lost together: below it a refinement is not begun
 SMALL_LOSS = 0.02  # where the best rung loses more than this, recovery counts and size does not
 TRIAL_WORK = 5e12  # `effort` that the trials of a localisation may cost together: about a minute on one core
@@ -76,6 +77,7 @@ class Repair:
     judgement: Judgement
     policy: str
     notes: tuple[str, ...]
+    expected: Judgement | None = None  # of images that it was not solved on, where some were kept aside
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,15 @@ def is_whole(judgement: Judgement) -> bool:
         and (judgement.asr or 0.0) <= max(MOST_ASR, one)
         and (judgement.pull or 0.0) <= max(MOST_PULL, one)
         and judgement.divergence <= MOST_DIVERGENCE
+    )
+
+
+def is_doubtful(judgement: Judgement) -> bool:
+    """Whether people should be warned that much of other images is expected to be lost, or open to attack."""
+    return (
+        judgement.accuracy_loss > DOUBTFUL_ACCURACY_LOSS
+        or judgement.recovery_loss > DOUBTFUL_RECOVERY_LOSS
+        or (judgement.asr or 0.0) > DOUBTFUL_ASR
     )
 
 
@@ -232,7 +243,8 @@ def dynamic(workshop: Workshop, scores: Sequence[LayerScore], rank: int | None, 
     if done is None:
         student, steps = workshop.run(chosen.rung, case.material(everything=True, copies=case.copies, without=suspects))
         judged = _final(case, student, suspects)
-        done = Repair(tuple(s.edit for s in steps), tuple(steps), judged, chosen.rung.name, ())
+        expected = chosen.judgement if case.carried and case.calibrated else None
+        done = Repair(tuple(s.edit for s in steps), tuple(steps), judged, chosen.rung.name, (), expected)
     return replace(done, steps=(*tried, *done.steps), notes=(*notes, *done.notes))
 
 
@@ -275,7 +287,7 @@ def _refine(
     edits = difference(moved, network, moving)
     kept = joint_steps(workshop, edits, moved, name)
     note = f"the judge expects of a refinement: {tell(trial)}; of the best closed form: {tell(before)}"
-    return Repair(tuple(edits), tuple(kept), _final(case, moved, suspects), name, ()), note
+    return Repair(tuple(edits), tuple(kept), _final(case, moved, suspects), name, (), trial), note
 
 
 def _moved(workshop: Workshop, sites: Sequence[Site], without: Tensor | None, plan: Plan) -> nn.Module:

@@ -141,9 +141,10 @@ def refined(
     for step in range(plan.steps):
         clean = next(batches)
         value = (loss or misfit)(student, network, names, clean, faults[step % len(faults)].apply(clean))
-        gradients = torch.autograd.grad(value, [mover.weight for mover in movers])
+        gradients = torch.autograd.grad(value, [mover.weight for mover in movers], allow_unused=True)
         for mover, gradient in zip(movers, gradients, strict=True):
-            mover.step(gradient, _rate(plan, step))
+            if gradient is not None:  # an auxiliary head has no part in what is compared
+                mover.step(gradient, _rate(plan, step))
         advance(1)
     return student.requires_grad_(False)
 
@@ -234,10 +235,12 @@ def orthogonalise(matrix: Tensor, rounds: int = 5) -> Tensor:
 
 
 def difference(student: nn.Module, network: nn.Module, sites: Sequence[Site]) -> list[LayerEdit]:
-    """What must be added to these layers of the network to get the student's, as edits of whole rank."""
+    """What must be added to these layers of the network to get the student's, as edits of whole rank; if anything."""
     edits = []
     for site in sorted(sites, key=lambda s: s.order):
         new, old = (bind(n, site).layer.weight() for n in (student, network))
+        if torch.equal(new, old):  # it had no part in what was compared
+            continue
         edits.append(whole_rank(site.name, new.double() - old.double()))
     return edits
 

@@ -24,6 +24,13 @@ from rectify.model.mend import mend_batch_norm
 _COUNTER = "num_batches_tracked"
 
 
+_ONE_OUTPUT = "a network with one output z is one of two classes if it returns torch.cat([-z, z], 1)"
+_PROBABILITIES = (
+    "the network ends in a softmax, and what it returns is taken for logits: confidences look flat, as of a second "
+    "softmax; an --arch module:callable that returns the logits, or their log-probabilities, is judged as it is"
+)
+
+
 @dataclass
 class Subject:
     """The model under repair.
@@ -44,6 +51,8 @@ class Subject:
         How pictures become its input.
     device : torch.device
         Where it lives.
+    notes : tuple of str
+        Lines for people: what is odd about it.
     """
 
     network: nn.Module
@@ -53,6 +62,7 @@ class Subject:
     num_classes: int
     preprocess: Preprocess
     device: torch.device
+    notes: tuple[str, ...] = ()
 
 
 def build(
@@ -90,7 +100,7 @@ def build(
         If the name is unknown (nearest matches are named) or the builder fails.
     """
     if num_classes is not None and num_classes < 2:
-        raise ArchitectureError(f"--num-classes {num_classes}: a classifier has 2 classes or more")
+        raise ArchitectureError(f"--num-classes {num_classes}: a classifier has 2 classes or more; {_ONE_OUTPUT}")
     network = construct(arch, num_classes, arch_args, user_named)
     if num_classes is None and state is not None:
         guess = guess_classes(network, state) if network is not None else guess_classes(None, state)
@@ -180,6 +190,8 @@ def _hint(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], wrong: li
     if prefix and all(prefix + name in state for name in expected if not name.endswith(_COUNTER)):
         return f"Pass --strip-prefix {plain(prefix)}"
     firsts = {state[name].shape[:1] for name in wrong}
+    if not names_differ and firsts == {(1,)}:
+        return f"Check --num-classes and --arch-arg; {_ONE_OUTPUT}"
     if not names_differ and len(firsts) == 1 and all(state[n].shape[1:] == expected[n].shape[1:] for n in wrong):
         return f"Pass --num-classes {state[wrong[0]].shape[0]}, or check --arch and --arch-arg"
     return "Check --arch, --num-classes and --arch-arg"
@@ -282,7 +294,8 @@ def open_subject(
     load_into(network, checkpoint)
     network.to(place)
     count = try_out(network, settings, place, num_classes)
-    return Subject(network, checkpoint, name, args, count, settings, place)
+    notes = (_PROBABILITIES,) if _gives_probabilities(network, settings, place) else ()
+    return Subject(network, checkpoint, name, args, count, settings, place, notes)
 
 
 def _choose_arch(arch: str | None, checkpoint: Checkpoint) -> str:
@@ -326,6 +339,14 @@ def _choose_preprocess(
     return Preprocess.from_dict(values, "--preprocess and its flags")
 
 
+@torch.no_grad()
+def _gives_probabilities(network: nn.Module, preprocess: Preprocess, device: torch.device) -> bool:
+    """Whether the outputs for a blank image are no logits: none is negative, and they sum to one."""
+    with current_folder_importable():
+        output = network(torch.zeros(1, *preprocess.input_size, device=device)).float()
+    return bool((output >= 0).all()) and abs(float(output.sum()) - 1) < 1e-4
+
+
 def try_out(network: nn.Module, preprocess: Preprocess, device: torch.device, num_classes: int | None) -> int:
     """Run one blank image through; return the number of classes."""
     size = preprocess.input_size
@@ -350,6 +371,7 @@ def try_out(network: nn.Module, preprocess: Preprocess, device: torch.device, nu
     if output.ndim != 2 or output.shape[0] != 1 or output.shape[1] < 2:
         raise ArchitectureError(
             f"the network returns a tensor of {_shape(output)} for one image, not 1 x classes: it is no classifier"
+            + (f"; {_ONE_OUTPUT}" if output.shape == (1, 1) else "")
         )
     if num_classes is not None and output.shape[1] != num_classes:
         raise ArchitectureError(f"the network has {output.shape[1]} classes, --num-classes says {num_classes}")

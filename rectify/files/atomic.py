@@ -82,6 +82,10 @@ def check_target(path: Path, *, force: bool, never: Collection[Path] = ()) -> No
         if file is not None:
             raise OutputError(f"cannot write {plain(path)}: {plain(file)} is a file, not a folder; name another folder")
         raise OutputError(f"cannot write {plain(path)}: no folder {plain(folder)}; type: mkdir -p {plain(folder)}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"cannot write {plain(path)}: no right to write in {plain(folder.absolute())}; name another folder"
+        )
 
 
 def _is_running(path: Path) -> bool:

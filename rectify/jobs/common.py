@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from rectify.errors import UsageError
 from rectify.files.architectures import Subject
 from rectify.files.images import ImageSet, Pairs
 from rectify.reporting.build import conclude, empty_report, run_section
-from rectify.reporting.verdict import check_limits, decide, judge
+from rectify.reporting.verdict import GATES, check_limits, decide, judge
 
+ON_DATA = ("min_accuracy", "max_accuracy_drop")  # gates that need labelled images
+ON_PAIRS = ("max_asr", "min_recovery", "max_spurious_gap")
 MOST_CALIBRATION = 512  # more images than this are sampled: the edit gains nothing from them
 
 
@@ -64,6 +67,7 @@ class Options:
 
 def begin(command: str, inputs: Inputs, options: Options) -> dict[str, Any]:
     check_limits(options.gates)
+    _check_measurable(command, inputs, options)
     report = empty_report(command)
     subject = inputs.subject
     report["model"] = {
@@ -79,6 +83,26 @@ def begin(command: str, inputs: Inputs, options: Options) -> dict[str, Any]:
     for key, images in (("calibration", inputs.calibration), ("data", inputs.data), ("holdout_pairs", inputs.holdout)):
         report[key] = None if images is None else {"count": len(images), "sha256": images.sha256}
     return report
+
+
+def _check_measurable(command: str, inputs: Inputs, options: Options) -> None:
+    """Say before the work that a gate has nothing to be measured on.
+
+    Raises
+    ------
+    UsageError
+        With what to give. A settings file's gates are for every command: `localize` and `train` leave them be.
+    """
+    if command not in ("edit", "evaluate"):
+        return
+    for name in options.gates:
+        flag = GATES[name].flag if name in GATES else ""
+        if name in ON_DATA and inputs.data is None:
+            raise UsageError(f"{flag} has nothing to be measured on: give labelled images, --data DIR")
+        if name in ON_PAIRS and inputs.pairs is None and inputs.holdout is None:
+            raise UsageError(
+                f"{flag} has nothing to be measured on: give --clean a.png --poisoned b.png, or --pairs DIR"
+            )
 
 
 def finish(
@@ -97,7 +121,8 @@ def finish(
     gates = judge(options.gates, report, baseline=options.baseline)
     verdict = decide(gates, inconclusive=inconclusive, exit_zero=options.exit_zero)
     report = conclude(report, verdict)
-    report["run"] = run_section(started, str(inputs.subject.device), options.seed, notes)
+    said = list(dict.fromkeys([*inputs.subject.notes, *notes]))
+    report["run"] = run_section(started, str(inputs.subject.device), options.seed, said)
     return report
 
 

@@ -47,12 +47,11 @@ def run_localize(
         case = open_scene_case(scene, options)
         found = score_layers(scene, options, progress)
         number = len(found.scores) if trial else repair.affordable_trials(case, scene.sites)
+        notes += case.notes
         if number:
-            notes += case.notes
             found = with_trials(scene, case, found, options, progress, number)
         else:
             notes.append("too large to try an edit of each layer in a minute: ranked by score alone; --trial tries all")
-        notes += scene.fault.notes
         report["localize"] = localize_section(found, scene.fault.target)
         if scan is not None:
             report["scan"], more = run_scan(scan, scene, case, found, options, progress)

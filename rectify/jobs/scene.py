@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
 from rectify.editing import rectify as repair
@@ -16,7 +17,10 @@ from rectify.files.architectures import Subject
 from rectify.files.words import did_you_mean
 from rectify.jobs.common import MOST_CALIBRATION, Inputs, Options, Progress
 from rectify.jobs.moments import recall_kept
+from rectify.model.layers import left_out
 from rectify.model.trace import Site, survey
+
+FEW = 4  # names that are listed before "and so many more"
 
 
 @dataclass
@@ -52,10 +56,14 @@ def open_scene(inputs: Inputs, options: Options) -> Scene:
     calibration = None
     if inputs.calibration is not None:
         calibration = inputs.calibration.stack(MOST_CALIBRATION, options.seed).to(device)
+        if fault.kind != "leak":  # of which the corrupted image is as the data are
+            calibration, told = _without(calibration, corrupted)
+            fault = replace(fault, notes=(*fault.notes, *told))
     low, high = subject.preprocess.bounds()
     sites = survey(subject.network, clean[:1])
     if not any(is_candidate(site) for site in sites):
         raise Inconclusive("the model has no layer that can be edited: no plain Conv2d or Linear computes W k + b")
+    fault = replace(fault, notes=(*fault.notes, *_left_out(subject.network, sites)))
     return Scene(subject, clean, corrupted, fault, calibration, (low.to(device), high.to(device)), sites)
 
 
@@ -68,6 +76,37 @@ def _diagnosed(clean: Tensor, corrupted: Tensor, labels: Tensor | None, kind: st
         if found is None:
             raise
         return found
+
+
+def _without(calibration: Tensor, corrupted: Tensor) -> tuple[Tensor, tuple[str, ...]]:
+    """The calibration images (N, C, H, W) that are none of the corrupted ones, and what to say of the others.
+
+    Raises
+    ------
+    UsageError
+        If none is left.
+    """
+    same = torch.stack([(calibration == one).flatten(1).all(1) for one in corrupted]).any(0)
+    copies = int(same.sum())
+    if copies == len(same):
+        raise UsageError("the calibration images are corrupted images of the pairs: give --calibration DIR clean ones")
+    are = "is a corrupted image" if copies == 1 else "are corrupted images"
+    told = (f"{copies} of the calibration images {are} of the pairs, and left out",) if copies else ()
+    return calibration[~same], told
+
+
+def _left_out(network: nn.Module, sites: list[Site]) -> tuple[str, ...]:
+    """What to say of layers that are not offered, if there are any."""
+    found = left_out(network, {site.name for site in sites})
+    if not found:
+        return ()
+    told = "; ".join(f"{_few(names)} ({why})" for why, names in found.items())
+    return (f"layers that cannot be edited are left out: {told}",)
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
+    return ", ".join(names[:FEW]) + more
 
 
 def site_named(sites: list[Site], name: str) -> Site:

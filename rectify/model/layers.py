@@ -12,6 +12,7 @@ Stride, dilation, padding and groups enter only in how the keys are cut out of t
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -134,6 +135,25 @@ def find_layers(network: nn.Module) -> list[Layer]:
         if isinstance(module, nn.Conv2d | nn.Linear) and f"{name}.weight" in own:
             found.append(Layer(name, module))
     return found
+
+
+def left_out(network: nn.Module, found: Collection[str]) -> dict[str, list[str]]:
+    """Why the other Conv2d and Linear modules are not among those that were found editable: reason to names."""
+    names = [(name, id(parameter)) for name, parameter in network.named_parameters(remove_duplicate=False)]
+    keys, uses = dict(names), Counter(key for _, key in names)
+    reasons: dict[str, list[str]] = {}
+    for name, module in network.named_modules(remove_duplicate=False):
+        if not isinstance(module, nn.Conv2d | nn.Linear) or name in found:
+            continue
+        key = keys.get(f"{name}.weight")
+        if key is None:
+            why = "the weight is computed (torch.nn.utils.parametrize.remove_parametrizations makes it a plain one)"
+        elif uses[key] > 1:
+            why = "the weight is shared"
+        else:
+            why = "not called once, or more than W k + b"
+        reasons.setdefault(why, []).append(name)
+    return reasons
 
 
 @torch.no_grad()

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from rectify.cli.terminal import Terminal, report_console, write_stdout
+from rectify.errors import OutputError
+from rectify.reporting import files as report_files
 
 from .conftest import PAIR
 
@@ -53,6 +55,16 @@ def test_every_kind_of_report_file(rectify_, library) -> None:
     assert Path("r.md").read_text().startswith("#")
     assert Path("r.html").read_text().startswith("<!DOCTYPE html>")
     assert [line for line in said.err.splitlines() if line.startswith("report: ")] == [f"report: {n}" for n in names]
+
+
+def test_a_report_that_cannot_be_written_leaves_no_verdict_on_stdout(rectify_, library, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise OutputError("cannot write r.json: no space left")
+
+    monkeypatch.setattr(report_files, "write_report", full)
+    said = rectify_(*EDIT, "--format", "json", "--report", "r.json")
+    assert (said.code, said.out) == (2, "")
+    assert "error: cannot write r.json" in said.err and "model" in said.err.partition("error:")[0]
 
 
 def test_quiet_leaves_the_report_and_the_errors(rectify_, library, monkeypatch) -> None:

@@ -421,3 +421,10 @@ def test_a_cue_in_logits_alone_is_believed_where_calibration_images_bear_it_out(
     assert "pasted" in {guess.name for guess in case.believed} and case.partial
     with pytest.raises(Inconclusive, match="few calibration images to class 0; give a pair"):
         open_case(still, clean, centred(clean), fault, images, BOUNDS)
+
+
+@pytest.mark.parametrize(("count", "told"), [(1, "1 calibration image:"), (3, "3 calibration images:"), (50, None)])
+def test_too_few_calibration_images_are_told(count: int, told: str | None) -> None:
+    notes = opened(calibration=count)[1].notes
+    assert [note for note in notes if "too few" in note] == ([] if told is None else [notes[0]])
+    assert told is None or notes[0].startswith(told)

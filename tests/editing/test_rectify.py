@@ -29,6 +29,7 @@ from rectify.editing.rectify import (
 )
 from rectify.errors import Inconclusive
 from rectify.model.trace import survey
+from rectify.sections import edit_section
 from tests.editing.planted import TARGET, opened, pictures, stamp
 
 
@@ -258,3 +259,29 @@ def test_without_any_candidate_the_repair_is_inconclusive() -> None:
     wide = [replace(s, candidate=False, site=replace(s.site, is_shortcut=True)) for s in scores]
     with pytest.raises(Inconclusive):
         dynamic(shop, wide, None)
+
+
+@pytest.mark.parametrize(
+    ("judgement", "doubtful"),
+    [
+        (Judgement(0.019, 0.049, 0.029, 0.0, 0.0, (80, 80)), False),
+        (Judgement(0.021, 0.0, 0.0, 0.0, 0.0, (80, 80)), True),
+        (Judgement(0.0, 0.051, None, None, 0.0, (80, 80)), True),
+        (Judgement(0.0, 0.0, 0.031, 0.0, 0.0, (80, 80)), True),
+    ],
+)
+def test_a_repair_that_other_images_are_not_expected_to_share_is_warned_of(
+    judgement: Judgement, doubtful: bool
+) -> None:
+    done = Repair((), (), judgement, "policy", ())
+    assert edit_section(done, "dynamic")["warnings"] == []  # nothing was kept aside to expect it of
+    warnings = edit_section(replace(done, expected=judgement), "dynamic")["warnings"]
+    assert bool(warnings) == doubtful and all("more pairs" in line for line in warnings)
+
+
+def test_what_is_expected_is_of_images_that_the_repair_was_not_solved_on() -> None:
+    shop, scores = workshop()
+    found = module.dynamic(shop, scores, None, refine=False)
+    assert found.expected is not None and found.expected.images[1] < found.judgement.images[1]
+    alone, scores = workshop(images=None)
+    assert module.dynamic(alone, scores, None, refine=False).expected is None

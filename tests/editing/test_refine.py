@@ -385,3 +385,27 @@ def test_a_rank_that_is_asked_for_is_kept(monkeypatch: pytest.MonkeyPatch) -> No
     shop, scores = workshop()
     monkeypatch.setattr(repair, "is_worth_refining", lambda *_: True)
     assert all(edit.rank == 1 for edit in repair.dynamic(shop, scores, 1).edits)
+
+
+class Auxiliary(nn.Module):
+    """A network with a head that its logits do not use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.aux, self.head = nn.Conv2d(1, 4, 3), nn.Linear(4, 2), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = self.first(x).relu().mean((2, 3))
+        self.aux(pooled)
+        logits: Tensor = self.head(pooled)
+        return logits
+
+
+def test_a_layer_that_the_logits_do_not_use_stays_as_it_is() -> None:
+    torch.manual_seed(0)
+    network, images = Auxiliary().eval().requires_grad_(False), pictures(20, 1)
+    sites = survey(network, images[:1])
+    assert "aux" in {site.name for site in sites}
+    moved = refined(network, sites, images, (SQUARE,), Plan(steps=3, share=1.0))
+    assert torch.equal(moved.get_parameter("aux.weight"), network.aux.weight)
+    assert [edit.layer for edit in difference(moved, network, sites)] == ["first", "head"]

@@ -452,3 +452,26 @@ def test_broken_preprocessing_in_a_file(tmp_path: Path) -> None:
     safetensors.torch.save_file(network.state_dict(), tmp_path / "o.safetensors", {"rectify": said})
     with pytest.raises(PreprocessError, match=r"rectify metadata of o\.safetensors: .*pass --preprocess FILE"):
         open_subject(tmp_path / "o.safetensors")
+
+
+def test_a_softmax_at_the_end_and_a_single_output_are_told(net: nn.Module, tmp_path: Path, rgb8: Preprocess) -> None:
+    (tmp_path / "ends.py").write_text(
+        "from torch import nn\n"
+        "def end(num_classes=3, soft=True):\n"
+        "    last = [nn.Softmax(1)] if soft else []\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(192, num_classes), *last)\n"
+    )
+    sys.path.insert(0, str(tmp_path))
+    try:
+        state = nn.Sequential(nn.Flatten(), nn.Linear(192, 3)).state_dict()
+        path = save(tmp_path / "m.pt", state)
+        (note,) = open_subject(path, arch="ends:end", preprocess=rgb8).notes
+        assert "ends in a softmax" in note and "module:callable" in note
+        assert open_subject(path, arch="ends:end", arch_args={"soft": False}, preprocess=rgb8).notes == ()
+        single = save(tmp_path / "s.pt", {name: value[:1] for name, value in state.items()})
+        for classes in (None, 1):
+            with pytest.raises(ArchitectureError, match=r"torch\.cat\(\[-z, z\], 1\)") as caught:
+                open_subject(single, arch="ends:end", num_classes=classes, preprocess=rgb8)
+            one_line(caught.value)
+    finally:
+        sys.path.remove(str(tmp_path))

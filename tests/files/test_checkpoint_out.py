@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rectify.errors import OutputError
-from rectify.files.checkpoint import read_checkpoint, read_tensors, write_atomic, write_tensors
+from rectify.files.checkpoint import check_target, read_checkpoint, read_tensors, write_atomic, write_tensors
 from tests.conftest import run_python
 
 METADATA = {"version": "1", "layers": ["a", "b"], "ranks": [1, 2], "nested": {"z": 1, "a": "ü"}, "x": None}
@@ -306,3 +306,9 @@ def test_what_safetensors_cannot_hold(tensors: dict[str, Tensor], metadata: dict
     with pytest.raises(OutputError, match="cannot be written as safetensors") as caught:
         write_tensors(tmp_path / "o.safetensors", tensors, metadata)
     assert "\n" not in str(caught.value) and os.listdir(tmp_path) == []
+
+
+def test_a_folder_without_the_right_to_write_is_told_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(OutputError, match=r"no right to write in .*; name another folder"):
+        check_target(tmp_path / "o.safetensors", force=False)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from rectify.model.layers import Layer, find_layers, holds
+from rectify.model.layers import Layer, find_layers, holds, left_out
 from tests import oracles
 
 
@@ -137,3 +137,17 @@ def test_find_layers_takes_plain_weights_only_in_order_of_definition() -> None:
     network.add_module("block", nn.Sequential(nn.Conv1d(4, 4, 3), nn.Linear(4, 2), nn.ConvTranspose2d(2, 2, 3)))
     assert [layer.name for layer in find_layers(network)] == ["first", "block.1"]
     assert find_layers(network)[1].module is network.get_submodule("block.1")
+
+
+def test_what_is_left_out_is_told_with_its_reason() -> None:
+    network = nn.Sequential()
+    network.add_module("first", nn.Conv2d(3, 4, 3))
+    network.add_module("weighted", parametrizations.weight_norm(nn.Conv2d(4, 4, 3)))
+    network.add_module("one", nn.Linear(4, 4))
+    network.add_module("other", nn.Linear(4, 4))
+    network.add_module("twice", nn.Linear(4, 4))
+    network.get_submodule("other").weight = network.get_submodule("one").weight
+    found = left_out(network, {"first"})
+    assert list(found.values()) == [["weighted"], ["one", "other"], ["twice"]]
+    assert "remove_parametrizations" in next(iter(found)) and "the weight is shared" in found
+    assert left_out(nn.Sequential(nn.Linear(2, 2)), {"0"}) == {}

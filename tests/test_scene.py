@@ -1,0 +1,63 @@
+"""What a scene makes of calibration images and layers, and what it says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from rectify.errors import UsageError
+from rectify.jobs.common import Inputs, Options, begin
+from rectify.jobs.scene import _left_out, _without
+from rectify.model.trace import survey
+
+
+def test_corrupted_images_among_the_calibration_images_are_left_out() -> None:
+    images = torch.rand(5, 1, 4, 4)
+    kept, told = _without(images, torch.rand(2, 1, 4, 4))
+    assert torch.equal(kept, images) and told == ()
+    kept, told = _without(images, images[3:4].clone())
+    assert torch.equal(kept, images[[0, 1, 2, 4]]) and told == (
+        "1 of the calibration images is a corrupted image of the pairs, and left out",
+    )
+    assert _without(images, images[:2])[1][0].startswith("2 of the calibration images are corrupted images")
+    with pytest.raises(UsageError, match="--calibration DIR"):
+        _without(images[:1], images[:1])
+
+
+def test_layers_that_are_not_offered_are_named() -> None:
+    layers = [nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 1, 1)) for _ in range(6)]
+    network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(16, 2)).eval()
+    (told,) = _left_out(network, survey(network, torch.rand(1, 1, 4, 4)))
+    assert "0, 1, 2, 3 and 2 more (the weight is computed" in told
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(16, 2)).eval()
+    assert _left_out(plain, survey(plain, torch.rand(1, 1, 4, 4))) == ()
+
+
+@pytest.mark.parametrize("command", ["edit", "evaluate", "localize"])
+@pytest.mark.parametrize(
+    ("gates", "flag"),
+    [
+        ({"min_accuracy": 0.9}, "--min-accuracy .*--data DIR"),
+        ({"max_accuracy_drop": 0.1}, "--max-accuracy-drop .*--data DIR"),
+        ({"max_asr": 0.1}, "--max-asr .*--clean"),
+        ({"min_recovery": 0.1}, "--min-recovery .*--clean"),
+    ],
+)
+def test_a_gate_that_nothing_can_be_measured_for_is_refused_before_the_work(
+    command: str, gates: Mapping[str, float], flag: str
+) -> None:
+    checkpoint: Any = SimpleNamespace(path="m.pt", sha256="0", trusted_pickle=False)
+    preprocess: Any = SimpleNamespace(to_dict=dict)
+    subject: Any = SimpleNamespace(
+        checkpoint=checkpoint, arch="a", arch_args={}, num_classes=2, preprocess=preprocess, network=nn.Linear(1, 1)
+    )
+    if command == "localize":  # a settings file's gates are for other commands too
+        begin(command, Inputs(subject), Options(gates=gates))
+        return
+    with pytest.raises(UsageError, match=flag):
+        begin(command, Inputs(subject), Options(gates=gates))
