@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.machinery
+import importlib.util
 import inspect
 import os
 import sys
@@ -94,7 +95,9 @@ def _classes(num_classes: int | None) -> dict[str, Any]:
 
 
 def _nearest(name: str, torchvision_names: list[str]) -> str:
-    """Near names of torchvision, then of timm."""
+    """Near names of torchvision, then of timm; or that it is a module, which holds a callable."""
+    if name.isidentifier() and _is_module(name):
+        return f"it is a module; pass --arch {name}:CALLABLE, the function in it that returns the network"
     close = nearest(name, torchvision_names)
     try:
         import timm
@@ -105,6 +108,11 @@ def _nearest(name: str, torchvision_names: list[str]) -> str:
         close += ["timm:" + n for n in ([name] if name in every else nearest(name, every, 2))]
     hint = f"did you mean {listed(close, 5)}? Otherwise pass" if close else "pass a torchvision name,"
     return f"{hint} timm:NAME or module:callable"
+
+
+def _is_module(name: str) -> bool:
+    with current_folder_importable():
+        return importlib.util.find_spec(name) is not None
 
 
 def _timm(name: str, num_classes: int | None, arch_args: Mapping[str, Any]) -> nn.Module:

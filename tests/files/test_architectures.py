@@ -475,3 +475,9 @@ def test_a_softmax_at_the_end_and_a_single_output_are_told(net: nn.Module, tmp_p
             one_line(caught.value)
     finally:
         sys.path.remove(str(tmp_path))
+
+
+def test_a_module_without_its_callable_is_told_how_to_name_one(code: str) -> None:
+    with pytest.raises(ArchitectureError, match=f"it is a module; pass --arch {code}:CALLABLE") as caught:
+        build(code, num_classes=10, arch_args={})
+    one_line(caught.value)
