@@ -27,7 +27,7 @@ def found(value: float, note: str = "fc1 alone") -> dict[str, Any]:
 
 
 def test_the_faint_blend_lies_well_inside_the_ball_and_in_one_recipe() -> None:
-    assert [name for name in RECIPES if "faint" in name] == ["mnist-resnet-faint-blend"]
+    assert [name for name in RECIPES if "faint-blend" in name] == ["mnist-resnet-faint-blend"]
     stamp = make_trigger(RECIPES["mnist-resnet-faint-blend"])
     assert stamp is not None
     for value in (0, 255):
