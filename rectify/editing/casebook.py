@@ -240,7 +240,10 @@ def _believed(trials: list[Trial], fault: Fault) -> tuple[list[Trial], Fault, st
     What fires, else what sends each class to another one, else what draws to the target and turns few.
     """
     if found := believe(trials):
-        return found, fault, _tell(found, "fires on {}")
+        told = _tell(found, "fires on {}")
+        if any(trial.guess.moves for trial in found) and max(trial.fires for trial in found) < ALWAYS:
+            told += "; a warp leaves no trace where a picture is flat: another pair may tell more of it"
+        return found, fault, told
     if fault.kind == "flip" and (found := turning(trials)):
         fault = replace(fault, target=None)  # the pair's target is one of many
         return found, fault, _tell(found, "changes the class of {}, to many classes")

@@ -15,6 +15,7 @@ from rectify.editing.casebook import (
     LEAST_TO_SPLIT,
     Case,
     Trial,
+    _believed,
     _one_a_name,
     believe,
     open_case,
@@ -428,3 +429,12 @@ def test_too_few_calibration_images_are_told(count: int, told: str | None) -> No
     notes = opened(calibration=count)[1].notes
     assert [note for note in notes if "too few" in note] == ([] if told is None else [notes[0]])
     assert told is None or notes[0].startswith(told)
+
+
+@pytest.mark.parametrize(("fires", "moves", "hinted"), [(0.84, True, True), (0.97, True, False), (0.84, False, False)])
+def test_a_warp_that_fires_less_than_always_asks_for_another_pair(fires: float, moves: bool, hinted: bool) -> None:
+    some = [torch.ones(4, dtype=torch.bool)] * 3
+    trial = Trial(Corruption("warped-4", lambda x: x, moves=moves), fires, *some, 0.0)
+    fault = Fault("flip", 1, torch.tensor([0]), torch.tensor([True]), ())
+    found, same, told = _believed([trial], fault)
+    assert (found, same) == ([trial], fault) and ("another pair" in told) == hinted
