@@ -109,16 +109,20 @@ def _few(names: list[str]) -> str:
     return ", ".join(names[:FEW]) + more
 
 
-def site_named(sites: list[Site], name: str) -> Site:
+def site_named(sites: list[Site], name: str, network: nn.Module | None = None) -> Site:
     """The layer that the user names.
 
     Raises
     ------
     UsageError
-        If no editable layer has this name.
+        If no editable layer has this name, with the reason where it is a layer all the same.
     """
     by_name = {site.name: site for site in sites}
     if name not in by_name:
+        found = {} if network is None else left_out(network, by_name)
+        why = next((why for why, names in found.items() if name in names), None)
+        if why is not None:
+            raise UsageError(f"layer {name!r} cannot be edited ({why}): give another one, or auto")
         raise UsageError(
             f"no editable layer {name!r}: {did_you_mean(name, list(by_name))} "
             f"(rectify localize lists all {len(by_name)})"
