@@ -34,8 +34,9 @@ def test_layers_that_are_not_offered_are_named() -> None:
     network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(16, 2)).eval()
     (told,) = _left_out(network, survey(network, torch.rand(1, 1, 4, 4)))
     assert "0, 1, 2, 3 and 2 more (the weight is computed" in told
+    scene: Any = SimpleNamespace(network=network, sites=survey(network, torch.rand(1, 1, 4, 4)))
     with pytest.raises(UsageError, match=r"layer '5' cannot be edited \(the weight is computed .*another one, or auto"):
-        site_named(survey(network, torch.rand(1, 1, 4, 4)), "5", network)
+        site_named(scene, "5")
     plain = nn.Sequential(nn.Flatten(), nn.Linear(16, 2)).eval()
     assert _left_out(plain, survey(plain, torch.rand(1, 1, 4, 4))) == ()
 

@@ -293,9 +293,9 @@ def open_subject(
         raise
     load_into(network, checkpoint)
     network.to(place)
-    count = try_out(network, settings, place, num_classes)
-    notes = (_PROBABILITIES,) if _gives_probabilities(network, settings, place) else ()
-    return Subject(network, checkpoint, name, args, count, settings, place, notes)
+    output = try_out(network, settings, place, num_classes)
+    notes = (_PROBABILITIES,) if _are_probabilities(output) else ()
+    return Subject(network, checkpoint, name, args, output.shape[1], settings, place, notes)
 
 
 def _choose_arch(arch: str | None, checkpoint: Checkpoint) -> str:
@@ -339,16 +339,13 @@ def _choose_preprocess(
     return Preprocess.from_dict(values, "--preprocess and its flags")
 
 
-@torch.no_grad()
-def _gives_probabilities(network: nn.Module, preprocess: Preprocess, device: torch.device) -> bool:
-    """Whether the outputs for a blank image are no logits: none is negative, and they sum to one."""
-    with current_folder_importable():
-        output = network(torch.zeros(1, *preprocess.input_size, device=device)).float()
+def _are_probabilities(output: Tensor) -> bool:
+    """Whether outputs (1, classes) are no logits: none is negative, and they sum to one."""
     return bool((output >= 0).all()) and abs(float(output.sum()) - 1) < 1e-4
 
 
-def try_out(network: nn.Module, preprocess: Preprocess, device: torch.device, num_classes: int | None) -> int:
-    """Run one blank image through; return the number of classes."""
+def try_out(network: nn.Module, preprocess: Preprocess, device: torch.device, num_classes: int | None) -> Tensor:
+    """Run one blank image through; return what it gives, (1, classes)."""
     size = preprocess.input_size
     shape = "x".join(map(str, size))
     try:
@@ -375,4 +372,4 @@ def try_out(network: nn.Module, preprocess: Preprocess, device: torch.device, nu
         )
     if num_classes is not None and output.shape[1] != num_classes:
         raise ArchitectureError(f"the network has {output.shape[1]} classes, --num-classes says {num_classes}")
-    return int(output.shape[1])
+    return output

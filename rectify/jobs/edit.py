@@ -138,7 +138,7 @@ def _find_edit(
     mode, layer, rank, refine = how
     scene = open_scene(inputs, options)
     report["pairs"] = pairs_section(inputs.pairs, scene.fault)
-    site = None if layer == "auto" else site_named(scene.sites, layer, scene.network)
+    site = None if layer == "auto" else site_named(scene, layer)
     number = None if rank == "auto" else _rank(rank)
     case = open_scene_case(scene, options)
     notes += case.notes

@@ -41,7 +41,7 @@ def run_localize(
     try:
         scene = open_scene(inputs, options)
         if scan is not None:
-            check_layer(scene.sites, scan.layer)
+            check_layer(scene, scan.layer)
         report["pairs"] = pairs_section(inputs.pairs, scene.fault)
         report["metrics"]["before"] = measure(scene.network, inputs, options, scene.fault).to_dict()
         case = open_scene_case(scene, options)

@@ -59,17 +59,15 @@ def _on_pairs(
     """The figures, and to how many classes the fault sends the corrupted images."""
 
     clean, corrupted = (softmax(network, x, options.batch_size, device) for x in (pairs.clean, pairs.corrupted))
-    made = {id(pairs.clean): clean, id(pairs.corrupted): corrupted} if untouched is network else {}
 
-    def first(x: Tensor) -> Tensor:
+    def first(x: Tensor, its: Tensor) -> Tensor:
         """The classes that the untouched network gives; not asked twice where it is the one that is measured."""
-        found = made.get(id(x))
-        return (softmax(untouched, x, options.batch_size, device) if found is None else found).argmax(1)
+        return (its if untouched is network else softmax(untouched, x, options.batch_size, device)).argmax(1)
 
-    labels = first(pairs.clean) if pairs.labels is None else pairs.labels
+    labels = first(pairs.clean, clean) if pairs.labels is None else pairs.labels
     if fault is None or fault.target is None:
         return pair_figures(clean, corrupted, labels, None), 0
-    target = aims(first(pairs.corrupted), labels, fault.target)
+    target = aims(first(pairs.corrupted, corrupted), labels, fault.target)
     return pair_figures(clean, corrupted, labels, target), len(set(target[target >= 0].tolist()))
 
 

@@ -17,7 +17,7 @@ from rectify.errors import Inconclusive, UsageError
 from rectify.files.images import ImageSet
 from rectify.jobs.common import Options, Progress
 from rectify.jobs.scene import Scene, site_named
-from rectify.model.trace import Site, record
+from rectify.model.trace import record
 
 SHOWN = 24  # images of the contact sheet
 WEAK = 0.9  # a detector that tells calibration images apart with a smaller AUROC deserves a warning
@@ -41,7 +41,7 @@ class Scan:
     show: Callable[[Sequence[Suspect]], None] = lambda suspects: None
 
 
-def check_layer(sites: Sequence[Site], name: str) -> None:
+def check_layer(scene: Scene, name: str) -> None:
     """Whether a scan could look at this layer.
 
     Raises
@@ -51,7 +51,7 @@ def check_layer(sites: Sequence[Site], name: str) -> None:
     """
     if name == "auto":
         return
-    size = site_named(list(sites), name).layer.key_size
+    size = site_named(scene, name).layer.key_size
     if size > LARGEST_KEY:
         raise UsageError(
             f"--scan-layer {name}: its keys have {size} entries, more than {LARGEST_KEY}; name another layer"
@@ -63,7 +63,7 @@ def run_scan(
 ) -> tuple[dict[str, Any], list[str]]:
     """The ``scan`` section of a report, and notes."""
     if scan.layer != "auto":
-        site = site_named(scene.sites, scan.layer)
+        site = site_named(scene, scan.layer)
     else:
         best = next((score.site for score in found.scores if score.candidate), None)
         if best is None:

@@ -14,7 +14,7 @@ from rectify.editing.localize import Localization, is_candidate, localize
 from rectify.errors import Inconclusive, UsageError
 from rectify.evaluation.accuracy import softmax
 from rectify.files.architectures import Subject
-from rectify.files.words import did_you_mean
+from rectify.files.words import did_you_mean, listed
 from rectify.jobs.common import MOST_CALIBRATION, Inputs, Options, Progress
 from rectify.jobs.moments import recall_kept
 from rectify.model.layers import left_out
@@ -100,16 +100,11 @@ def _left_out(network: nn.Module, sites: list[Site]) -> tuple[str, ...]:
     found = left_out(network, {site.name for site in sites})
     if not found:
         return ()
-    told = "; ".join(f"{_few(names)} ({why})" for why, names in found.items())
+    told = "; ".join(f"{listed(names, FEW)} ({why})" for why, names in found.items())
     return (f"layers that cannot be edited are left out: {told}",)
 
 
-def _few(names: list[str]) -> str:
-    more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
-    return ", ".join(names[:FEW]) + more
-
-
-def site_named(sites: list[Site], name: str, network: nn.Module | None = None) -> Site:
+def site_named(scene: Scene, name: str) -> Site:
     """The layer that the user names.
 
     Raises
@@ -117,10 +112,9 @@ def site_named(sites: list[Site], name: str, network: nn.Module | None = None) -
     UsageError
         If no editable layer has this name, with the reason where it is a layer all the same.
     """
-    by_name = {site.name: site for site in sites}
+    by_name = {site.name: site for site in scene.sites}
     if name not in by_name:
-        found = {} if network is None else left_out(network, by_name)
-        why = next((why for why, names in found.items() if name in names), None)
+        why = next((why for why, names in left_out(scene.network, by_name).items() if name in names), None)
         if why is not None:
             raise UsageError(f"layer {name!r} cannot be edited ({why}): give another one, or auto")
         raise UsageError(

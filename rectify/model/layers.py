@@ -127,28 +127,33 @@ def find_layers(network: nn.Module) -> list[Layer]:
     Modules with a parametrised weight (weight or spectral normalisation) are left out: writing the computed weight
     would not survive a reload.
     """
-    names = [(name, id(parameter)) for name, parameter in network.named_parameters(remove_duplicate=False)]
-    uses = Counter(key for _, key in names)
-    own = {name for name, key in names if uses[key] == 1}  # an edit of a tied weight would change another layer
+    uses = _uses(network)
     found = []
     for name, module in network.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Linear) and f"{name}.weight" in own:
+        # an edit of a tied weight would change another layer
+        if isinstance(module, nn.Conv2d | nn.Linear) and uses.get(f"{name}.weight") == 1:
             found.append(Layer(name, module))
     return found
 
 
+def _uses(network: nn.Module) -> dict[str, int]:
+    """How many names the parameter of each name has."""
+    names = [(name, id(parameter)) for name, parameter in network.named_parameters(remove_duplicate=False)]
+    counts = Counter(key for _, key in names)
+    return {name: counts[key] for name, key in names}
+
+
 def left_out(network: nn.Module, found: Collection[str]) -> dict[str, list[str]]:
     """Why the other Conv2d and Linear modules are not among those that were found editable: reason to names."""
-    names = [(name, id(parameter)) for name, parameter in network.named_parameters(remove_duplicate=False)]
-    keys, uses = dict(names), Counter(key for _, key in names)
+    uses = _uses(network)
     reasons: dict[str, list[str]] = {}
     for name, module in network.named_modules(remove_duplicate=False):
         if not isinstance(module, nn.Conv2d | nn.Linear) or name in found:
             continue
-        key = keys.get(f"{name}.weight")
-        if key is None:
+        count = uses.get(f"{name}.weight")
+        if count is None:
             why = "the weight is computed (torch.nn.utils.parametrize.remove_parametrizations makes it a plain one)"
-        elif uses[key] > 1:
+        elif count > 1:
             why = "the weight is shared"
         else:
             why = "not called once, or more than W k + b"
