@@ -155,14 +155,14 @@ for _seed, (_target, _triggers) in enumerate(zip((2, 5, 7), WIDE_TRIGGERS, stric
 KINDS = ("mark", "blend", "sinusoid", "warp")
 DATASETS = ("fashion-mnist", "cifar10", "mnist")
 NETWORKS = ("plain", "preact", "dense", "convnext", "inception", "vgg", "mobilenet")
-COUNT = len(KINDS) * len(DATASETS)
+COUNT = 2 * len(KINDS) * len(DATASETS)
 ADAM = ("vit", "convnext", "plain", "inception")  # do not train well with a large rate
 
 
 def draw(number: int) -> Recipe:
     """The recipe of a number, which is the seed of all that is drawn.
 
-    The first twelve are every kind of trigger on every data set; the network changes from one to the next.
+    Every dozen has each kind of trigger on each data set; the network changes from one to the next.
     """
     random = np.random.default_rng(10_000 + number)
     kind = KINDS[number % len(KINDS)]
