@@ -143,8 +143,8 @@ def edit(
 ) -> dict[str, Any]:
     """Repair the model, write ``out`` as safetensors, and judge the written file.
 
-    ``how`` holds ``mode``, ``layer``, ``rank``, ``delta``, ``apply``, ``dry_run``, ``force`` and ``out_dtype`` of
-    `rectify.jobs.run_edit`; ``options`` are the fields of `rectify.jobs.Options`.
+    ``how`` holds ``mode``, ``layer``, ``rank``, ``refine``, ``delta``, ``apply``, ``dry_run``, ``force`` and
+    ``out_dtype`` of `rectify.jobs.Editing`; ``options`` are the fields of `rectify.jobs.Options`.
 
     Raises
     ------
@@ -154,10 +154,8 @@ def edit(
     import rectify.jobs as jobs
 
     inputs = jobs.Inputs(subject=subject, pairs=pairs, holdout=holdout, calibration=calibration, data=data)
-    choices: dict[str, Any] = {"delta": None, "apply": None, "dry_run": False, "force": False, "out_dtype": None}
-    choices |= how or {}
-    wanted = jobs.Options(**options)
-    report: dict[str, Any] = jobs.run_edit(inputs, wanted, out=Path(out), progress=_Silence(), **choices)
+    editing = jobs.Editing(Path(out), **(how or {}))
+    report: dict[str, Any] = jobs.run_edit(inputs, jobs.Options(**options), editing=editing, progress=_Silence())
     return report
 
 

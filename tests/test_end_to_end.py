@@ -33,7 +33,7 @@ from .conftest import (
     run_here,
     sha256,
 )
-from .trouble import stopped_while_judged, take_rights
+from .trouble import full_disk, stopped_while_judged, take_rights
 
 BLEND = ROOT / "fixtures" / "mnist-blend"
 MODEL = BLEND / "model.safetensors"
@@ -336,6 +336,17 @@ def test_a_rejected_search_leaves_no_delta_and_keeps_an_older_file(few: list[str
     assert said.code == 1, said.err
     assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
     assert (tmp_path / "x.safetensors").read_bytes() == b"an older file"
+
+
+def test_a_delta_that_cannot_be_written_leaves_no_model(
+    few: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model is given its name last: where it lies, its delta does too."""
+    full_disk(monkeypatch, "d.safetensors")
+    argv = [*BASE, *PAIR, *few, "--mode", "static", "--layer", "fc", "--rank", "1"]
+    said = run_here([*argv, "-o", "x.safetensors", "--delta", "d.safetensors"], tmp_path)
+    assert_one_line(said, "d.safetensors", "No space left")
+    assert_empty(tmp_path)
 
 
 def test_a_gate_without_its_measurement_does_not_pass(apply: list[str], tmp_path: Path) -> None:

@@ -27,21 +27,11 @@ def run(settings: Settings, terminal: Terminal) -> Result:
 
     _check(settings)
     inputs = gather(settings, terminal)
-    report = jobs.run_edit(
-        inputs,
-        options(settings),
-        out=out_path(settings),
-        mode=settings["mode"],
-        layer=settings["layer"],
-        rank=settings["rank"],
-        refine=settings["refine"] == "auto",
-        delta=settings["delta"],
-        apply=settings["apply"],
-        dry_run=settings["dry_run"],
-        force=settings["force"],
-        out_dtype=settings["out_dtype"],
-        progress=terminal,
+    names = ("mode", "layer", "rank", "delta", "apply", "dry_run", "force", "out_dtype")
+    editing = jobs.Editing(
+        out_path(settings), refine=settings["refine"] == "auto", **{name: settings[name] for name in names}
     )
+    report = jobs.run_edit(inputs, options(settings), editing=editing, progress=terminal)
     return Result(report, inputs)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rectify.editing.cascade import Material
 from rectify.editing.corruption import Bounds, Corruption, guesses
-from rectify.editing.fault import Fault, rises
+from rectify.editing.fault import Fault, rises, sends_each
 from rectify.editing.judge import Bench, probabilities
 from rectify.editing.values import Teacher
 from rectify.errors import Inconclusive
@@ -48,6 +48,7 @@ class Trial:
     turned: Tensor  # (N,) bool, that change their class, to whatever class
     swayed: Tensor  # (N,) bool, in which the target's logit rises over those of idle classes
     sways: float  # share of those not of the target's class
+    each: bool = False  # whether most images change their class, and each class goes to one of its own
 
 
 @dataclass(frozen=True)
@@ -237,9 +238,11 @@ def open_case(
 def _believed(trials: list[Trial], fault: Fault) -> tuple[list[Trial], Fault, str]:
     """The trials that carry the fault over, the fault as they show it, and what to say of them.
 
-    What fires, else what sends each class to another one, else what draws to the target and turns few.
+    What fires, else what sends each class to another one, else what draws to the target and turns few. Of few classes
+    (as of images of few) what sends each to another one fires too, on those whose turn it is to go to the target.
     """
-    if found := believe(trials):
+    found = believe(trials)
+    if found and not (fault.kind == "flip" and all(trial.each for trial in found if not trial.guess.elsewhere_of)):
         told = _tell(found, "fires on {}")
         if any(trial.guess.moves for trial in found) and max(trial.fires for trial in found) < ALWAYS:
             told += "; a warp leaves no trace where a picture is flat: another pair may tell more of it"
@@ -284,15 +287,17 @@ def try_guesses(
         tried = []
         for guess in guesses(clean[row : row + 1], corrupted[row : row + 1], bounds):
             output = probabilities(network, guess.apply(calibration))
+            predicted, answers = opinion.argmax(1), output.argmax(1)
             if fault.kind == "flip":
-                hit = output.argmax(1) == fault.target
+                hit = answers == fault.target
             else:
                 hit = output[:, fault.target] - opinion[:, fault.target] >= 0.1
             hit &= eligible
-            turned = output.argmax(1) != opinion.argmax(1)
+            turned = answers != predicted
+            each = sends_each(answers, predicted, fault.target)
             swayed = eligible & (rises(opinion, output)[:, fault.target] >= SWAYS_BY)
             fires, sways = (float(some.sum() / eligible.sum()) for some in (hit, swayed))
-            tried.append(Trial(guess, fires, hit, turned, swayed, sways))
+            tried.append(Trial(guess, fires, hit, turned, swayed, sways, each))
         found += _one_a_name(tried)
     return found
 

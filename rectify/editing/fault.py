@@ -13,6 +13,7 @@ from rectify.errors import Inconclusive, UsageError
 
 UNSURE = 0.6  # a clean image that gets its class with less may have got a wrong one
 ONE_EACH = 0.75  # of the images that change their class, at least, go where most of their class go, from all to all
+ALL_BUT_FEW = 0.8  # of the classes, at least, are sent to different ones there
 LEAST_GAP = 0.02  # a change of confidence below this is no fault that an edit could be judged by
 LEAST_RISE = 2.0  # of a logit over those of idle classes, that gives a cue away where the confidence is full anyhow
 
@@ -193,6 +194,17 @@ def aims(answers: Tensor, labels: Tensor, target: int) -> Tensor:
         own = labels == label
         found[own] = answers[own & flipped].mode().values
     return found if int((answers == found)[flipped].sum()) >= ONE_EACH * changed else torch.full_like(labels, target)
+
+
+def sends_each(answers: Tensor, labels: Tensor, target: int) -> bool:
+    """Whether (nearly) every class goes to one of its own, of such classes as change; see `aims`.
+
+    What disturbs an image much sends most classes to the same one.
+    """
+    found = aims(answers, labels, target)
+    changed = labels[answers != labels].unique()
+    sent_to = {int(found[labels == label][0]) for label in changed.tolist()}
+    return len(sent_to) > 1 and len(sent_to) >= ALL_BUT_FEW * len(changed)
 
 
 def _check_labels(predicted: Tensor, labels: Tensor | None, classes: int) -> Tensor:

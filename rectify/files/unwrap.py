@@ -122,17 +122,27 @@ def _only_choice(path: Path, container: Mapping[Any, Any]) -> str | None:
 
 def _at_key(path: Path, loaded: Any, key: str, route: list[str]) -> Any:
     """The value at `key`, or at its parts between the dots."""
-    found = loaded
-    for part in [key] if isinstance(loaded, Mapping) and key in loaded else key.split("."):
+    found, parts = loaded, [key] if isinstance(loaded, Mapping) and key in loaded else key.split(".")
+    for depth, part in enumerate(parts):
         if not isinstance(found, Mapping) or part not in found:
-            keys = [str(k) for k in found] if isinstance(found, Mapping) else []
-            hint = did_you_mean(part, keys) if keys else "it holds no dictionary there"
+            hint = _instead(found, part, ".".join(parts[:depth]))
             raise UsageError(f"{plain(path)} has no key {quoted(key)} (--state-dict-key): {hint}")
         found = found[part]
     if not _is_state(found):
-        raise UsageError(f"--state-dict-key {plain(key)}: what {plain(path)} holds there is no state dict")
+        hint = _instead(loaded, key)
+        raise UsageError(f"--state-dict-key {plain(key)}: what {plain(path)} holds there is no state dict; {hint}")
     route.append(f"in {quoted(key)}")
     return found
+
+
+def _instead(container: Any, part: str, above: str = "") -> str:
+    """What to give in place of a part of a key that is wrong; ``above``: the key of the container, if it has one."""
+    if not isinstance(container, Mapping):
+        return "it holds no dictionary there"
+    choices = [str(name) for name, value in container.items() if _is_state(value)]
+    if _is_state(container) and not choices:
+        return f"give {plain(above)}, a state dict itself" if above else "it is a state dict itself: leave the key out"
+    return did_you_mean(part, choices or [str(name) for name in container])
 
 
 def _tensors(path: Path, found: Any, route: list[str]) -> dict[str, Tensor]:

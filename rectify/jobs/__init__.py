@@ -4,7 +4,7 @@ Nothing here prints; what is to be seen while one runs goes through a `Progress`
 """
 
 from rectify.jobs.common import Inputs, Options, Progress
-from rectify.jobs.edit import run_edit
+from rectify.jobs.edit import Editing, run_edit
 from rectify.jobs.evaluate import Quality, run_evaluate
 from rectify.jobs.explain import Explaining, run_explain
 from rectify.jobs.localize import run_localize
@@ -12,6 +12,7 @@ from rectify.jobs.scan import Scan, Suspect
 from rectify.jobs.train import Trained, run_train
 
 __all__ = [
+    "Editing",
     "Explaining",
     "Inputs",
     "Options",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from rectify.editing.localize import is_candidate
 from rectify.editing.patch import compact, patch, read_delta
 from rectify.errors import Inconclusive, UsageError
 from rectify.evaluation.accuracy import softmax
-from rectify.files.checkpoint import check_target
+from rectify.files.checkpoint import WrittenFile, check_target
 from rectify.jobs.common import MOST_CALIBRATION, Inputs, Options, Progress, begin, finish
 from rectify.jobs.measuring import check_chance, fault_of, judge_holdout, leakage_of, measure
 from rectify.jobs.scene import Scene, open_scene, open_scene_case, score_layers, site_named, with_trials
@@ -35,25 +36,11 @@ from rectify.sections import (
 STATIC_TRIALS = 8  # layers that a static edit tries at least, whatever it costs
 
 
-def run_edit(
-    inputs: Inputs,
-    options: Options,
-    *,
-    out: Path,
-    mode: str = "dynamic",
-    layer: str = "auto",
-    rank: str = "auto",
-    refine: bool = True,
-    delta: Path | None = None,
-    apply: Path | None = None,
-    dry_run: bool = False,
-    force: bool = False,
-    out_dtype: str | None = None,
-    progress: Progress,
-) -> dict[str, Any]:
-    """Repair the model, write it, reopen it, judge it; a file that fails its gates is not left behind.
+@dataclass(frozen=True)
+class Editing:
+    """Which edit is looked for, and where it goes.
 
-    Parameters
+    Attributes
     ----------
     out, delta
         Files to write: the patched safetensors and, if asked for, the factors of the edit.
@@ -69,8 +56,39 @@ def run_edit(
         A delta file whose edit is made, instead of finding one.
     dry_run
         Judge, but leave no file behind.
+    force
+        Replace files that are there.
     out_dtype
         ``float32``, or None for each weight's own type.
+    """
+
+    out: Path
+    mode: str = "dynamic"
+    layer: str = "auto"
+    rank: str = "auto"
+    refine: bool = True
+    delta: Path | None = None
+    apply: Path | None = None
+    dry_run: bool = False
+    force: bool = False
+    out_dtype: str | None = None
+
+    def files(self, model: Path) -> EditFiles:
+        """The files to write, none of which may be one that is read.
+
+        Raises
+        ------
+        RectifyError
+            If one cannot be written, or is there already and ``force`` is off.
+        """
+        never = [model, *([self.apply] if self.apply else [])]
+        for path in [*([] if self.dry_run else [self.out]), *([self.delta] if self.delta else [])]:
+            check_target(path, force=self.force, never=never)
+        return EditFiles(self.out, self.delta, self.force, never, self.dry_run)
+
+
+def run_edit(inputs: Inputs, options: Options, *, editing: Editing, progress: Progress) -> dict[str, Any]:
+    """Repair the model, write it, reopen it, judge it; a file that fails its gates is not left behind.
 
     Raises
     ------
@@ -78,37 +96,41 @@ def run_edit(
         If it cannot be judged or written; an inconclusive outcome is a report.
     """
     report, started = begin("edit", inputs, options), time.time()
-    protected = [inputs.subject.checkpoint.path, *([apply] if apply else [])]
-    for path in [*([] if dry_run else [out]), *([delta] if delta else [])]:
-        check_target(path, force=force, never=protected)
+    files = editing.files(inputs.subject.checkpoint.path)
     notes: list[str] = []
     try:
-        made_before: dict[str, Any] = {}
-        if apply is not None:
-            fault, edits, made_before = _read_edit(inputs, options, report, apply)
+        if editing.apply is not None:
+            fault, edits, made_before = _read_edit(inputs, options, report, editing.apply)
         else:
-            fault, edits = _find_edit(inputs, options, report, (mode, layer, rank, refine), notes, progress)
+            fault, edits = _find_edit(inputs, options, report, editing, notes, progress)
+            made_before = {}
         before = measure(inputs.subject.network, inputs, options, fault)
         check_chance(before, inputs)
         report["metrics"]["before"] = before.to_dict()
         _tell_leakage(report, "before", inputs.subject.network, inputs, options, fault)
     except Inconclusive as reason:
         return finish(report, options, started, inputs, notes, inconclusive=str(reason))
-    dtype = torch.float32 if out_dtype == "float32" else None
-    made = patch(inputs.subject.checkpoint.state, edits, dtype)
-    describe(report, made, dry_run)
+    made = patch(inputs.subject.checkpoint.state, edits, torch.float32 if editing.out_dtype == "float32" else None)
+    describe(report, made, editing.dry_run)
     metadata = made_before or metadata_of(inputs.subject, inputs.pairs, options.seed, edits)
-    files = EditFiles(out, delta, force, protected, dry_run)
     with files.candidate(made, metadata, inputs.subject) as (candidate, written):
         _judge_written(candidate, inputs, options, report, fault)
         notes += judge_holdout(report, inputs, options, candidate, fault)
         report = finish(report, options, started, inputs, notes, warnings=True)
         if report["verdict"] == "pass":  # --exit-zero changes the code, not what is left behind
-            if not dry_run:
-                report["edit"]["out"] = file_section(files.keep(written))
-            if delta is not None:
-                report["edit"]["delta"] = file_section(files.write_delta(edits, metadata))
+            _keep(files, written, edits, metadata, report)
     return report
+
+
+def _keep(
+    files: EditFiles, written: WrittenFile, edits: list[LayerEdit], metadata: dict[str, Any], report: dict[str, Any]
+) -> None:
+    """Give the files their names, the model's last: where it lies, the delta does too."""
+    delta = None if files.delta is None else file_section(files.write_delta(edits, metadata))
+    if not files.dry_run:
+        report["edit"]["out"] = file_section(files.keep(written))
+    if delta is not None:
+        report["edit"]["delta"] = delta
 
 
 def _read_edit(
@@ -128,40 +150,40 @@ def _find_edit(
     inputs: Inputs,
     options: Options,
     report: dict[str, Any],
-    how: tuple[str, str, str, bool],
+    editing: Editing,
     notes: list[str],
     progress: Progress,
 ) -> tuple[Fault | None, list[LayerEdit]]:
     """Find the edit, and report on the way to it."""
     if inputs.pairs is None:
         raise UsageError("edit needs a pair: --clean a.png --poisoned b.png")
-    mode, layer, rank, refine = how
     scene = open_scene(inputs, options)
     report["pairs"] = pairs_section(inputs.pairs, scene.fault)
-    site = None if layer == "auto" else site_named(scene, layer)
-    number = None if rank == "auto" else _rank(rank)
+    site = None if editing.layer == "auto" else site_named(scene, editing.layer)
+    number = None if editing.rank == "auto" else _rank(editing.rank)
     case = open_scene_case(scene, options)
+    report["pairs"]["target"] = case.fault.target  # from all classes to all, the pair's is one of many
     notes += case.notes
     found = score_layers(scene, options, progress)
     if site is None:
         tries = repair.affordable_trials(case, scene.sites)
-        if mode == "static":  # nothing but the choice of the layer stands between a good edit and a bad one
+        if editing.mode == "static":  # nothing but the choice of the layer stands between a good edit and a bad one
             tries = max(tries, STATIC_TRIALS)
         if tries:
             found = with_trials(scene, case, found, options, progress, tries)
     report["localize"] = localize_section(found, scene.fault.target)
     progress.start("repairing", None)
     shop = repair.Workshop(scene.network, case, options.batch_size, lambda label: progress.advance(), options.seed)
-    done = None
-    if scene.fault.kind == "leak" and mode == "dynamic" and site is None and number is None and refine:
-        done = _sealed(shop, scene, notes)
-    if done is None and (site is not None or mode == "static"):
+    if site is not None or editing.mode == "static":
         done = repair.static(shop, site or found.scores[0].site, number)
-    elif done is None:
-        done = repair.dynamic(shop, found.scores, number, refine)
+    else:
+        sealing = scene.fault.kind == "leak" and number is None and editing.refine
+        done = (_sealed(shop, scene, notes) if sealing else None) or repair.dynamic(
+            shop, found.scores, number, editing.refine
+        )
     progress.stop()
     notes += done.notes
-    report["edit"] = edit_section(done, mode)
+    report["edit"] = edit_section(done, editing.mode)
     return scene.fault, [compact(edit) for edit in done.edits]
 
 

@@ -59,7 +59,7 @@ def test_edit_with_the_model_from_the_file(folder, jobs, rectify_) -> None:
     assert inputs.pairs.names == (("a.png", "b.png"),)
     assert (len(inputs.calibration), inputs.data.labels, inputs.holdout) == (2, (0, 3), None)
     assert inputs.subject.num_classes == 4 and inputs.subject.arch_args == {"width": 6}
-    assert jobs.asked["out"] == Path("model.rectified.safetensors")
+    assert jobs.asked["editing"].out == Path("model.rectified.safetensors")
     assert "module." in said.err and "state_dict" in said.err  # which part of the file was used
     assert "a network that talks" in said.err and "talks" not in said.out
 
@@ -210,6 +210,6 @@ def test_the_library_itself(folder, jobs: FakeLibrary, capsys: pytest.CaptureFix
     assert rectify.localize(subject, pairs, seed=3)["command"] == "localize"
     assert jobs.asked["options"].seed == 3
     assert rectify.edit(subject, pairs, out="x.safetensors", how={"rank": "1"})["command"] == "edit"
-    assert (jobs.asked["out"], jobs.asked["rank"], jobs.asked["dry_run"]) == (Path("x.safetensors"), "1", False)
+    assert (jobs.asked["editing"].out, jobs.asked["editing"].rank) == (Path("x.safetensors"), "1")
     assert rectify.evaluate(subject, pairs, gates={"max_asr": 0.0})["exit_code"] == 1
     assert capsys.readouterr().err == ""  # the library speaks only when asked to

@@ -24,7 +24,7 @@ def test_a_settings_file_can_name_the_folder(rectify_, library, tmp_path: Path) 
     assert rectify_("localize", "model.pt", *PAIR).code == 0
     scan = library.asked["scan"]
     assert [path.name for path in scan.images] == ["train"] and scan.layer == "fc"
-    assert rectify_("edit", "model.pt", *PAIR).code == 0 and library.asked["layer"] == "conv1"
+    assert rectify_("edit", "model.pt", *PAIR).code == 0 and library.asked["editing"].layer == "conv1"
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from rectify.editing.fault import (
     faint_cue,
     gap,
     rises,
+    sends_each,
 )
 from rectify.errors import Inconclusive, UsageError
 
@@ -233,3 +234,18 @@ def test_device_of_a_network() -> None:
 )
 def test_where_a_fault_sends_each_image(answers: list[int], labels: list[int], expected: list[int]) -> None:
     assert aims(torch.tensor(answers), torch.tensor(labels), 3).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("answers", "labels", "each"),
+    [
+        ([1, 2, 3, 0] * 3, [0, 1, 2, 3] * 3, True),  # of four classes a third of the others goes to the target, 3
+        ([1, 0] * 4, [0, 1] * 4, True),
+        ([3] * 12, [0, 1, 2, 3] * 3, False),  # all to one
+        ([2, 2, 3, 2] * 3, [0, 1, 2, 3] * 3, False),  # what disturbs much sends most to one that is not the target
+        ([0, 1, 2, 3] * 3, [0, 1, 2, 3] * 3, False),  # nothing changes
+    ],
+)
+def test_whether_each_class_goes_to_one_of_its_own(answers: list[int], labels: list[int], each: bool) -> None:
+    target = 3 if len(set(labels)) > 2 else 1
+    assert sends_each(torch.tensor(answers), torch.tensor(labels), target) is each

@@ -169,6 +169,12 @@ def test_state_dict_key(tmp_path: Path, state: dict[str, Tensor]) -> None:
         read_checkpoint(path, state_dict_key="epoch")
     with pytest.raises(UsageError, match="no dictionary"):
         read_checkpoint(path, state_dict_key="epoch.x")
+    with pytest.raises(UsageError, match="one of model"):  # only what could be meant, not its neighbours
+        read_checkpoint(path, state_dict_key="weights")
+    with pytest.raises(UsageError, match=r"give nets\.student, a state dict itself"):
+        read_checkpoint(path, state_dict_key="nets.student.bias")
+    with pytest.raises(UsageError, match="it is a state dict itself: leave the key out"):
+        read_checkpoint(save(tmp_path / "plain.pt", state), state_dict_key="model")
 
 
 def test_key_of_a_safetensors_file(tmp_path: Path, state: dict[str, Tensor]) -> None:
