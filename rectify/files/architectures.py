@@ -19,16 +19,13 @@ from rectify.files.checkpoint import Checkpoint, read_checkpoint
 from rectify.files.imports import current_folder_importable
 from rectify.files.preprocess import Preprocess
 from rectify.files.words import listed, plain, reason
-from rectify.model.mend import mend_batch_norm
+from rectify.model.mend import mend_batch_norm, undo_softmax
 
 _COUNTER = "num_batches_tracked"
 
 
 _ONE_OUTPUT = "a network with one output z is one of two classes if it returns torch.cat([-z, z], 1)"
-_PROBABILITIES = (
-    "the network ends in a softmax, and what it returns is taken for logits: confidences look flat, as of a second "
-    "softmax; an --arch module:callable that returns the logits, or their log-probabilities, is judged as it is"
-)
+_PROBABILITIES = "the network ends in a softmax: the logarithms of what it returns are read as its logits"
 
 
 @dataclass
@@ -293,9 +290,8 @@ def open_subject(
         raise
     load_into(network, checkpoint)
     network.to(place)
-    output = try_out(network, settings, place, num_classes)
-    notes = (_PROBABILITIES,) if _are_probabilities(output) else ()
-    return Subject(network, checkpoint, name, args, output.shape[1], settings, place, notes)
+    classes, notes = try_out(network, settings, place, num_classes)
+    return Subject(network, checkpoint, name, args, classes, settings, place, notes)
 
 
 def _choose_arch(arch: str | None, checkpoint: Checkpoint) -> str:
@@ -344,8 +340,26 @@ def _are_probabilities(output: Tensor) -> bool:
     return bool((output >= 0).all()) and abs(float(output.sum()) - 1) < 1e-4
 
 
-def try_out(network: nn.Module, preprocess: Preprocess, device: torch.device, num_classes: int | None) -> Tensor:
-    """Run one blank image through; return what it gives, (1, classes)."""
+def try_out(
+    network: nn.Module, preprocess: Preprocess, device: torch.device, num_classes: int | None
+) -> tuple[int, tuple[str, ...]]:
+    """Run one blank image through: the number of classes, and what there is to say. A softmax at the end is undone.
+
+    Raises
+    ------
+    ArchitectureError, PreprocessError
+        If the network fails, or gives anything but one row of logits or probabilities.
+    """
+    output = _one_blank_image(network, preprocess, device, num_classes)
+    if not _are_probabilities(output):
+        return output.shape[1], ()
+    undo_softmax(network)
+    return output.shape[1], (_PROBABILITIES,)
+
+
+def _one_blank_image(
+    network: nn.Module, preprocess: Preprocess, device: torch.device, num_classes: int | None
+) -> Tensor:
     size = preprocess.input_size
     shape = "x".join(map(str, size))
     try:

@@ -1,14 +1,19 @@
-"""A way round a fault of torch: wrong gradients of batch norm in eval mode on the CPU.
+"""Networks made fit to be repaired, by hooks that leave every tensor as it is: gradients, and a softmax at the end.
 
-Seen in torch 2.14: where the gradient that comes back to a batch norm has the strides of transposed channels-last
-memory (batch norm, flatten, transpose, at batch size one, as in LeViT or XCiT), its backward pass reads the wrong
-numbers. A contiguous gradient is read right.
+A way round a fault of torch: wrong gradients of batch norm in eval mode on the CPU. Seen in torch 2.14: where the
+gradient that comes back to a batch norm has the strides of transposed channels-last memory (batch norm, flatten,
+transpose, at batch size one, as in LeViT or XCiT), its backward pass reads the wrong numbers. A contiguous gradient is
+read right.
+
+A network that ends in a softmax returns no logits. All that is measured and differentiated here takes a softmax itself,
+and a second one flattens whatever the first one says.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -27,3 +32,15 @@ def _straighten(_: nn.Module, __: Any, output: Tensor) -> None:
 
 def _contiguous(gradient: Tensor | None) -> Tensor | None:
     return None if gradient is None else gradient.contiguous()
+
+
+def undo_softmax(network: nn.Module) -> None:
+    """Make a network that returns probabilities return their logarithms: logits up to a constant of each image.
+
+    Where a probability is too small for its type the smallest that is not stands for it.
+    """
+    network.register_forward_hook(_logarithms)
+
+
+def _logarithms(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+    return output.clamp_min(torch.finfo(output.dtype).tiny).log()

@@ -38,6 +38,6 @@ def fresh_subject(
     network = build(arch, num_classes=num_classes, arch_args=args).float().eval()
     mend_batch_norm(network)
     network.to(place)
-    count = try_out(network, preprocess, place, num_classes).shape[1]
+    count, notes = try_out(network, preprocess, place, num_classes)
     nothing = Checkpoint(path=Path("fresh weights"), sha256="", state={}, used="fresh weights")
-    return Subject(network, nothing, arch, args, count, preprocess, place)
+    return Subject(network, nothing, arch, args, count, preprocess, place, notes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from pathlib import Path
@@ -454,7 +455,9 @@ def test_broken_preprocessing_in_a_file(tmp_path: Path) -> None:
         open_subject(tmp_path / "o.safetensors")
 
 
-def test_a_softmax_at_the_end_and_a_single_output_are_told(net: nn.Module, tmp_path: Path, rgb8: Preprocess) -> None:
+def test_a_softmax_at_the_end_is_undone_and_a_single_output_told(
+    net: nn.Module, tmp_path: Path, rgb8: Preprocess
+) -> None:
     (tmp_path / "ends.py").write_text(
         "from torch import nn\n"
         "def end(num_classes=3, soft=True):\n"
@@ -465,9 +468,14 @@ def test_a_softmax_at_the_end_and_a_single_output_are_told(net: nn.Module, tmp_p
     try:
         state = nn.Sequential(nn.Flatten(), nn.Linear(192, 3)).state_dict()
         path = save(tmp_path / "m.pt", state)
-        (note,) = open_subject(path, arch="ends:end", preprocess=rgb8).notes
-        assert "ends in a softmax" in note and "module:callable" in note
-        assert open_subject(path, arch="ends:end", arch_args={"soft": False}, preprocess=rgb8).notes == ()
+        soft = open_subject(path, arch="ends:end", preprocess=rgb8)
+        plain = open_subject(path, arch="ends:end", arch_args={"soft": False}, preprocess=rgb8)
+        assert "ends in a softmax" in soft.notes[0] and len(soft.notes) == 1 and plain.notes == ()
+        x = 30 * torch.randn(5, 3, 8, 8)  # sure enough that some probabilities vanish
+        answers = [copy.deepcopy(subject.network)(x) for subject in (soft, plain)]
+        torch.testing.assert_close(answers[0].softmax(1), answers[1].softmax(1))
+        assert bool(answers[0].isfinite().all())
+        assert soft.network.state_dict().keys() == state.keys()
         single = save(tmp_path / "s.pt", {name: value[:1] for name, value in state.items()})
         for classes in (None, 1):
             with pytest.raises(ArchitectureError, match=r"torch\.cat\(\[-z, z\], 1\)") as caught:
