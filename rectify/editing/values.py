@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from rectify.model.layers import Layer
 from rectify.model.trace import Site, record
 
 MEMORY = 2 << 30  # bytes of target values kept for all layers together
@@ -73,7 +72,8 @@ def _bound(network: nn.Module, sites: list[Site]) -> list[Site]:
 
 def bind(network: nn.Module, site: Site) -> Site:
     """A site of one network, in a copy of that network."""
-    return replace(site, layer=Layer(site.name, network.get_submodule(site.name)))  # type: ignore[arg-type]
+    module = network.get_submodule(site.name)
+    return replace(site, layer=replace(site.layer, module=module))  # type: ignore[arg-type]
 
 
 def keys_and_residuals(

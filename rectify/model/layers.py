@@ -11,9 +11,10 @@ Stride, dilation, padding and groups enter only in how the keys are cut out of t
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -25,10 +26,18 @@ class Layer:
     """One Conv2d or Linear of a network, by its dotted name.
 
     The weight's name in the state dict is ``<name>.weight``.
+
+    Attributes
+    ----------
+    pads_itself
+        Whether a convolution that is made without padding pads in a forward pass of its own, with zeros, by as little
+        as gives ``ceil(size / stride)`` outputs, the odd row or column behind: TensorFlow's "same" (EfficientNets;
+        ``Conv2dSame`` in timm).
     """
 
     name: str
     module: nn.Conv2d | nn.Linear
+    pads_itself: bool = False
 
     @property
     def groups(self) -> int:
@@ -77,9 +86,12 @@ class Layer:
         if isinstance(self.module, nn.Linear):
             return inputs.reshape(images, 1, -1, inputs.shape[-1]).transpose(2, 3)
         conv = self.module
-        mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
-        # The private tuple is what Conv2d itself pads with; it also resolves padding="same".
-        padded = F.pad(inputs, conv._reversed_padding_repeated_twice, mode=mode)
+        if self.pads_itself:
+            padded = _padded_same(conv, inputs)
+        else:
+            mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+            # The private tuple is what Conv2d itself pads with; it also resolves padding="same".
+            padded = F.pad(inputs, conv._reversed_padding_repeated_twice, mode=mode)
         columns = F.unfold(padded, conv.kernel_size, dilation=conv.dilation, stride=conv.stride)
         return columns.reshape(images, self.groups, self.key_size, -1)
 
@@ -101,6 +113,8 @@ class Layer:
         direction = direction.to(inputs)
         if isinstance(self.module, nn.Linear):
             return (inputs @ direction[0]).reshape(images, -1)
+        if self.pads_itself:
+            inputs = _padded_same(self.module, inputs)
         # the inner product with every patch is a convolution; this is the one that Conv2d itself calls
         filters = direction.reshape(self.groups, *self.module.weight.shape[1:])
         found: Tensor = nn.Conv2d._conv_forward(self.module, inputs, filters, None)
@@ -119,6 +133,17 @@ class Layer:
         if bias is None:
             return self.module.weight.new_zeros(self.groups, 1, 1)
         return bias.detach().reshape(self.groups, -1, 1)
+
+
+def _padded_same(conv: nn.Conv2d, inputs: Tensor) -> Tensor:
+    """(N, C, H, W) with as many zeros around it as give ``ceil(size / stride)`` outputs."""
+    amounts: list[int] = []
+    for axis in (1, 0):  # F.pad begins with the last axis
+        size, stride = inputs.shape[2 + axis], conv.stride[axis]
+        reach = conv.dilation[axis] * (conv.kernel_size[axis] - 1) + 1
+        whole = max((math.ceil(size / stride) - 1) * stride + reach - size, 0)
+        amounts += [whole // 2, whole - whole // 2]
+    return F.pad(inputs, amounts)
 
 
 def find_layers(network: nn.Module) -> list[Layer]:
@@ -161,13 +186,24 @@ def left_out(network: nn.Module, found: Collection[str]) -> dict[str, list[str]]
     return reasons
 
 
+def fitting(layer: Layer, inputs: Tensor, outputs: Tensor, images: int) -> Layer | None:
+    """The layer as ``W k + b`` is what the module computed, with the padding of the two that does; None if neither.
+
+    None for subclasses that compute something else with their weight (weight standardisation): those cannot be edited
+    by the closed forms.
+    """
+    conv = layer.module
+    if holds(layer, inputs, outputs, images):
+        return layer
+    if not isinstance(conv, nn.Conv2d) or conv.padding != (0, 0):
+        return None
+    itself = replace(layer, pads_itself=True)
+    return itself if holds(itself, inputs, outputs, images) else None
+
+
 @torch.no_grad()
 def holds(layer: Layer, inputs: Tensor, outputs: Tensor, images: int) -> bool:
-    """Whether ``W k + b`` is what the module computed.
-
-    False for subclasses that compute something else with their weight (weight standardisation, dynamic padding):
-    those cannot be edited by the closed forms.
-    """
+    """Whether ``W k + b`` is what the module computed."""
     if isinstance(layer.module, nn.Conv2d) and (len(inputs) != images or inputs.dim() != 4):
         return False
     try:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rectify.model.layers import Layer, find_layers, holds
+from rectify.model.layers import Layer, find_layers, fitting
 
 aten = torch.ops.aten
 _ADDS = {aten.add.Tensor, aten.add_.Tensor}
@@ -319,7 +319,7 @@ def survey(network: nn.Module, example: Tensor) -> list[Site]:
     -------
     list of Site
         Layers that are called exactly once and compute ``W k + b`` with their own weight. Others (called twice,
-        weight standardisation, dynamic padding) are left out.
+        weight standardisation) are left out.
     """
     # Two different images: what belongs to which must be told apart.
     x = torch.cat((example[:1], 0.5 * example[:1].flip(-1) + 0.1))
@@ -327,19 +327,20 @@ def survey(network: nn.Module, example: Tensor) -> list[Site]:
     order: dict[str, int] = {}
     calls: dict[str, int] = {}
     depths: dict[str, int] = {}
-    sound: dict[str, bool] = {}
+    sound: dict[str, Layer] = {}
 
     def hook_for(layer: Layer) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             calls[layer.name] = calls.get(layer.name, 0) + 1
             if not args or id(args[0]) not in mode.dominators or not isinstance(output, Tensor):
-                sound[layer.name] = False
                 return
             depth = mode.depth.get(id(args[0]), 0) + 1
             order[layer.name], depths[layer.name] = len(calls) - 1, depth
             with torch.utils._python_dispatch._disable_current_modes():
-                sound[layer.name] = len(args) == 1 and _images_first(alone.get(layer.name), output)
-                sound[layer.name] = sound[layer.name] and holds(layer, args[0], output, 2)
+                if len(args) == 1 and _images_first(alone.get(layer.name), output):
+                    found = fitting(layer, args[0], output, 2)
+                    if found is not None:
+                        sound[layer.name] = found
                 mode.tag(layer.name, output, depth)
 
         return hook
@@ -349,7 +350,7 @@ def survey(network: nn.Module, example: Tensor) -> list[Site]:
     with readable(), _hooks([layer.module.register_forward_hook(hook_for(layer)) for layer in layers]), mode:
         mode.dominators[id(x)] = frozenset()
         logits = network(x)
-    usable = [layer for layer in layers if calls.get(layer.name) == 1 and sound[layer.name]]
+    usable = [layer for name, layer in sound.items() if calls[name] == 1]
     usable.sort(key=lambda layer: order[layer.name])
     shortcuts = _shortcuts(mode, {layer.name: layer for layer in usable}, depths)
     cuts = mode.dominators.get(id(logits), frozenset())

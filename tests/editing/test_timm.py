@@ -40,6 +40,10 @@ def test_a_network_of_timm_is_seen_localised_and_edited(name: str) -> None:
     corrupted = clean[2:] + 0.3 * torch.randn(1, 3, size, size)
     sites = survey(network, clean)
     assert len(sites) > 8
+    if name.startswith("tf_"):
+        convolutions = [name for name, module in network.named_modules() if isinstance(module, torch.nn.Conv2d)]
+        assert set(convolutions) <= {site.name for site in sites}
+        assert any(site.layer.pads_itself for site in sites)
     for site in [site for site in sites if site.join][::3]:
         assert join_error(network, site, clean[:2]) < 1e-3, site.name
     some = [site for site in sites if site.layer.key_size < 600][:: max(1, len(sites) // 6)]

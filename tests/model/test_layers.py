@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from rectify.model.layers import Layer, find_layers, holds, left_out
+from rectify.model.layers import Layer, find_layers, fitting, holds, left_out
 from tests import oracles
 
 
@@ -93,11 +93,11 @@ class Standardised(nn.Conv2d):
         return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
-class Dynamic(nn.Conv2d):
-    """Pads its input by its size before it convolves, as TensorFlow does."""
+class Before(nn.Conv2d):
+    """Pads its input before it convolves, the odd row and column in front."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(F.pad(x, (0, 1, 0, 1)))
+        return super().forward(F.pad(x, (1, 0, 1, 0)))
 
 
 class Wrapped(nn.Conv2d):
@@ -109,12 +109,31 @@ class Wrapped(nn.Conv2d):
 
 
 @pytest.mark.parametrize(
-    "conv", [Standardised(3, 4, 3, padding=1), Dynamic(3, 4, 3, 2), Wrapped(3, 4, 3, padding=1)], ids=lambda c: type(c)
+    "conv", [Standardised(3, 4, 3, padding=1), Before(3, 4, 3, 2), Wrapped(3, 4, 3, padding=1)], ids=lambda c: type(c)
 )
-def test_a_subclass_that_computes_something_else_does_not_hold(conv: nn.Conv2d) -> None:
+def test_a_subclass_that_computes_something_else_does_not_fit(conv: nn.Conv2d) -> None:
     x = torch.rand(2, 3, 8, 8) + 1
     with torch.no_grad():
         assert not holds(Layer("conv", conv), x, conv(x), 2)
+        assert fitting(Layer("conv", conv), x, conv(x), 2) is None
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("size", [(7, 9), (8, 8), (2, 5)])
+def test_a_convolution_that_pads_itself_is_a_matrix_on_what_it_pads(groups: int, size: tuple[int, int]) -> None:
+    same = pytest.importorskip("timm.layers").Conv2dSame
+    x = torch.randn(2, 4, *size, dtype=torch.float64)
+    for kernel, stride, dilation in product([1, 2, 3, (5, 2)], [1, 2, (3, 1)], [1, (1, 2)]):
+        conv = same(4, 8, kernel, stride, dilation=dilation, groups=groups, dtype=torch.float64)
+        with torch.no_grad():
+            output = conv(x)
+        layer = fitting(Layer("conv", conv), x, output, 2)
+        assert layer is not None
+        values = layer.values(output, 2)
+        torch.testing.assert_close(layer.weight() @ layer.keys(x, 2) + layer.bias(), values, atol=1e-12, rtol=1e-10)
+        direction = torch.randn(groups, layer.key_size, dtype=torch.float64)
+        expected = torch.einsum("gd,ngdp->np", direction, layer.keys(x, 2))
+        torch.testing.assert_close(layer.similarity(direction, x, 2), expected, atol=1e-12, rtol=1e-10)
 
 
 def test_holds_on_numbers_of_any_size() -> None:
