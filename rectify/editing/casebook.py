@@ -192,17 +192,10 @@ def open_case(
     clean, corrupted = clean[fault.shown], corrupted[fault.shown]
     notes = list(fault.notes)
     calibrated = calibration is not None and len(calibration) >= LEAST_TO_SPLIT
+    if not calibrated:
+        notes.append(_tell_few(calibration))
     if calibration is None:
         calibration = variations(clean, bounds, seed)
-        notes.append(
-            "no calibration images: variations of the clean image stand in for them; give --calibration DIR (100 "
-            "or more unlabelled clean images) to keep more accuracy and to have the repair judged on real images"
-        )
-    elif not calibrated:
-        notes.append(
-            f"{len(calibration)} calibration image{'s' * (len(calibration) > 1)}: too few to keep some aside that only "
-            f"judge, or to refine on; give {LEAST_TO_SPLIT} or more, better 200"
-        )
     opinion = probabilities(network, calibration)
     trials = try_guesses(network, clean, corrupted, fault, calibration, opinion, bounds)
     believed, fault, told = _believed(trials, fault)
@@ -212,9 +205,7 @@ def open_case(
     rounds = [calibration, *(shifted(calibration, seed + 1 + number) for number in range(copies))]
     images, rows, judging = _carried_over(believed, rounds)
     everything = torch.cat((*rounds, clean))
-    index = torch.arange(len(calibration), device=clean.device)
-    judged = torch.isin(index % 5, torch.tensor(JUDGED, device=index.device))
-    split = len(calibration) >= LEAST_TO_SPLIT
+    fit, judge = _split(len(calibration), clean.device)
     own = torch.arange(len(everything) - len(clean), len(everything), device=clean.device)
     return Case(
         teacher=Teacher(network, everything, batch),
@@ -222,8 +213,8 @@ def open_case(
         corrupted=torch.cat([*images, corrupted]),
         rows=torch.cat([*rows, own]),
         judging=torch.cat([*judging, torch.ones_like(own, dtype=torch.bool)]),
-        fit=index[~judged] if split else index,
-        judge=index[judged] if split else index,
+        fit=fit,
+        judge=judge,
         images=len(calibration),
         copies=copies,
         pairs=len(clean),
@@ -233,6 +224,28 @@ def open_case(
         calibrated=calibrated,
         notes=tuple(notes),
     )
+
+
+def _tell_few(calibration: Tensor | None) -> str:
+    """What few calibration images, or none, cost."""
+    if calibration is None:
+        return (
+            "no calibration images: variations of the clean image stand in for them; give --calibration DIR (100 "
+            "or more unlabelled clean images) to keep more accuracy and to have the repair judged on real images"
+        )
+    return (
+        f"{len(calibration)} calibration image{'s' * (len(calibration) > 1)}: too few to keep some aside that only "
+        f"judge, or to refine on; give {LEAST_TO_SPLIT} or more, better 200"
+    )
+
+
+def _split(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Which of so many calibration images solve and which judge: three and two of every five, or all do both."""
+    index = torch.arange(count, device=device)
+    if count < LEAST_TO_SPLIT:
+        return index, index
+    judged = torch.isin(index % 5, torch.tensor(JUDGED, device=device))
+    return index[~judged], index[judged]
 
 
 def _believed(trials: list[Trial], fault: Fault) -> tuple[list[Trial], Fault, str]:
