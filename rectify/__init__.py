@@ -118,7 +118,7 @@ def localize(
     Raises
     ------
     RectifyError
-        See `rectify.errors`; `Inconclusive` if the pair shows no fault.
+        See `rectify.errors`; a pair that shows no fault is an inconclusive report.
     """
     import rectify.jobs as jobs
 

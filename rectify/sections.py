@@ -11,7 +11,7 @@ from rectify.editing.cascade import LayerEdit
 from rectify.editing.fault import Fault
 from rectify.editing.localize import LayerScore, Localization, is_candidate, triage
 from rectify.editing.patch import Patch
-from rectify.editing.rectify import Repair, Step, is_doubtful, tell
+from rectify.editing.repair import Repair, Step, is_doubtful, tell
 from rectify.errors import UsageError
 from rectify.files.architectures import Subject
 from rectify.files.checkpoint import WrittenFile

@@ -84,11 +84,10 @@ def misfit(one: Tensor, other: Tensor, moment: Tensor) -> float:
 
 def moments(
     keys: Sequence[Tensor], residuals: Sequence[Tensor], group: int, changed_only: float = 0.0
-) -> tuple[Tensor, Tensor, float]:
-    """Moment, cross moment and energy of one group by loops: lists of images, keys (G, d, P), residuals (G, o, P)."""
+) -> tuple[Tensor, Tensor]:
+    """Moment and cross moment of one group by loops: lists of images, keys (G, d, P), residuals (G, o, P)."""
     d, o = keys[0].shape[1], residuals[0].shape[1]
     moment, cross = torch.zeros(d, d, dtype=torch.float64), torch.zeros(o, d, dtype=torch.float64)
-    energy = 0.0
     for k, r in zip(keys, residuals, strict=True):
         sizes = [float(r[:, :, p].double().square().sum()) ** 0.5 for p in range(k.shape[2])]
         for p, size in enumerate(sizes):
@@ -97,8 +96,7 @@ def moments(
             key, residual = k[group, :, p].double(), r[group, :, p].double()
             moment += torch.outer(key, key)
             cross += torch.outer(residual, key)
-            energy += size**2
-    return moment / len(keys), cross / len(keys), energy / len(keys)
+    return moment / len(keys), cross / len(keys)
 
 
 def outside_span(key: Tensor, reference: Sequence[Tensor]) -> float:

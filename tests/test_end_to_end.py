@@ -611,6 +611,39 @@ def test_evaluate_against_a_baseline_report(
     assert_empty(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["--max-accuracy-drop", "0.1"], "--against MODEL"),
+        (["--max-leakage", "0.1"], "--metrics leakage"),
+    ],
+)
+def test_a_gate_that_evaluate_could_not_measure_is_refused(words: list[str], hint: str, tmp_path: Path) -> None:
+    said = run_here(["evaluate", MODEL, *model_flags(), *judge_flags()[:2], *words], tmp_path)
+    assert_one_line(said, words[0], hint)
+
+
+@pytest.mark.parametrize(
+    ("extra", "hint"), [(["--max-leakage", "0.5"], "--fault leak"), (["--min-editability", "1"], "--apply scores no")]
+)
+def test_a_gate_that_an_edit_could_not_measure_is_refused(
+    extra: list[str], hint: str, apply: list[str], tmp_path: Path
+) -> None:
+    said = run_here([*apply, *PAIR, *extra, "-o", "x.safetensors"], tmp_path)
+    assert_one_line(said, extra[0], hint)
+    assert_empty(tmp_path)
+
+
+def test_an_edit_of_a_named_layer_says_how_it_was_made(few: list[str], tmp_path: Path) -> None:
+    argv = [*BASE, *PAIR, *few, "--layer", "fc", "--dry-run", "--format", "json"]
+    said = run_here(argv, tmp_path)
+    assert said.report["edit"]["mode"] == "dynamic", said.err
+    assert {step["layer"] for step in said.report["edit"]["steps"]} == {"fc"}
+    said = run_here([*argv, "--mode", "static"], tmp_path)
+    assert said.report["edit"]["mode"] == "static"
+    assert [(step["layer"], step["rank"]) for step in said.report["edit"]["steps"]] == [("fc", 1)]
+
+
 def test_evaluate_usage(evaluated: tuple[Path, dict[str, Any]], shared: Shared, tmp_path: Path) -> None:
     assert_one_line(run_here(["evaluate", shared.out], tmp_path), "nothing to evaluate")
     data = judge_flags()[:2]

@@ -12,6 +12,7 @@ from torch import nn
 
 from rectify.errors import UsageError
 from rectify.jobs.common import Inputs, Options, begin
+from rectify.jobs.edit import _rank
 from rectify.jobs.scene import _left_out, _without, site_named
 from rectify.model.trace import survey
 
@@ -64,3 +65,23 @@ def test_a_gate_that_nothing_can_be_measured_for_is_refused_before_the_work(
         return
     with pytest.raises(UsageError, match=flag):
         begin(command, Inputs(subject), Options(gates=gates))
+
+
+def test_gates_of_other_commands_are_left_be() -> None:
+    """Those of a settings file are for every command: what `localize` cannot measure does not fail it."""
+    from rectify.jobs.common import finish
+    from rectify.reporting.build import empty_report
+
+    subject: Any = SimpleNamespace(notes=(), device="cpu")
+    report = finish(empty_report("localize"), Options(gates={"max_accuracy_drop": 0.02}), 0.0, Inputs(subject), [])
+    assert report["verdict"] == "pass" and report["gates"] == []
+
+
+@pytest.mark.parametrize("rank", ["²", "0", 0, -1, "two"])
+def test_a_rank_that_is_none_is_told(rank: str | int) -> None:
+    with pytest.raises(UsageError, match="--rank"):
+        _rank(rank)
+
+
+def test_a_rank_may_be_a_number() -> None:
+    assert (_rank(3), _rank("12")) == (3, 12)

@@ -19,9 +19,10 @@ from torch import nn
 from rectify.editing.cascade import LayerEdit
 from rectify.editing.patch import Patch, check_written, delta_tensors
 from rectify.files.architectures import Subject, load_into
-from rectify.files.atomic import ABANDONED, clear_partials
+from rectify.files.atomic import ABANDONED, clear_partials, rename, shortened
 from rectify.files.checkpoint import WrittenFile, check_target, read_checkpoint, write_tensors
 
+_LONGEST = 180  # bytes of its name that its candidates have: so that what half-written ones add does not shorten it
 _YOUNG = 60.0  # seconds in which a candidate that was just written gets its lock
 
 
@@ -42,7 +43,7 @@ class EditFiles:
     def keep(self, written: WrittenFile) -> WrittenFile:
         """Give the judged candidate its name."""
         check_target(self.out, force=self.force, never=self.never)
-        os.replace(written.path, self.out)
+        rename(written.path, self.out)
         return WrittenFile(self.out, written.sha256, written.bytes)
 
     def write_delta(self, edits: Sequence[LayerEdit], metadata: dict[str, Any]) -> WrittenFile:
@@ -109,7 +110,7 @@ def clear_stale(out: Path) -> None:
 
 def _stem(out: Path) -> str:
     """How the names of all candidates for a file begin."""
-    return f".{out.name[:100]}"
+    return f".{shortened(out.name, _LONGEST)}"
 
 
 def _age(path: Path) -> float:

@@ -8,7 +8,7 @@ pull the network back to what it was, so that the cost in accuracy does not pile
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -126,19 +126,23 @@ def apply(network: nn.Module, edit: LayerEdit) -> None:
 
 def cascade(
     student: nn.Module,
-    sites: list[Site],
+    sites: Sequence[Site],
     material: Material,
     strength: Strength,
     *,
     batch: int = 64,
-    advance: Callable[[int], None] = lambda n: None,
+    advance: Callable[[LayerEdit], None] = lambda edit: None,
 ) -> list[LayerEdit]:
-    """Edit the student's layers ``sites`` in the order of execution, in place, and return what was done."""
-    material.teacher.prepare(sites)
+    """Edit the student's layers ``sites`` in the order of execution, in place, and return what was done.
+
+    ``advance`` is called with each edit once it is made.
+    """
+    if len(sites) > 1:  # of one layer the few values that are needed are read as they are needed
+        material.teacher.prepare(list(sites))
     done = []
     for site in sorted(sites, key=lambda s: s.order):
         edit = solve_layer(student, bind(student, site), material, strength, batch)
         apply(student, edit)
         done.append(edit)
-        advance(1)
+        advance(edit)
     return done

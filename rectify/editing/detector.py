@@ -124,6 +124,16 @@ def fit_detector(network: nn.Module, site: Site, case: Case, batch: int = 64) ->
     return replace(found, grid=_grid(network, site, own_clean[:1]))
 
 
+def fires(network: nn.Module, site: Site, case: Case, images: Tensor, batch: int = 64) -> Tensor:
+    """Whether the fault fires in each of these images (N, C, H, W), by the keys of one layer: (N,) bool.
+
+    Nearer, that is, to the median of the images that it was carried over to than to that of clean ones.
+    """
+    detector = fit_detector(network, site, case, batch)
+    maps = _all_maps(network, site, detector.direction, images, batch) - detector.offset
+    return detector.pooled(maps) > 0.5
+
+
 def direction_of(star: Tensor, moment: Tensor) -> Tensor:
     """``C^-1 k*`` with C damped as for an edit: (G, d) and (G, d, d) -> (G, d), float64."""
     return factor(moment).solve(star.double().unsqueeze(1)).squeeze(1)
@@ -157,7 +167,7 @@ def calibrated(
     zero, one = float(low.median()), float(high.median())
     span = one - zero
     if span <= 0:  # on this layer the fault's own images look cleaner than clean ones: a scale of its own
-        span = float(low.std()) or 1.0
+        span = float(low.std(correction=0)) or 1.0
     low, high = (low - zero) / span, (high - zero) / span
     threshold = None
     if known:

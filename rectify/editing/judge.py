@@ -9,6 +9,7 @@ few hundred unlabelled images far more sharply than by counting agreements.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -55,7 +56,10 @@ class Judgement:
 
     @property
     def loss(self) -> float:
-        """What the search minimises."""
+        """What the search minimises; infinite where the network has diverged."""
+        parts = (self.accuracy_loss, self.recovery_loss, self.pull or 0.0, self.divergence)
+        if not all(math.isfinite(part) for part in parts):
+            return math.inf
         return self.accuracy_loss + self.recovery_loss + max(self.pull or 0.0, 0.0) + 0.5 * min(self.divergence, 2.0)
 
 

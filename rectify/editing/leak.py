@@ -15,6 +15,7 @@ a quarter costs 0.1 to 0.3; one network, 2,000 test images). The steps are those
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,8 +28,8 @@ from rectify.attribution.methods import attribute
 from rectify.attribution.score import Score
 from rectify.editing.corruption import Bounds, Corruption
 from rectify.editing.judge import Bench, Judgement, probabilities
-from rectify.editing.rectify import Repair, Workshop, joint_steps, tell
 from rectify.editing.refine import Loss, Plan, affordable_steps, apart, difference, divergence, inputs_of, refined
+from rectify.editing.repair import Repair, Workshop, joint_steps, tell
 from rectify.evaluation.leakage import leakage
 from rectify.model.trace import Site
 
@@ -204,6 +205,8 @@ def sealed(
     steps = min(STEPS, affordable_steps(network, sites, calibration[:1]))
     if not steps:
         return None, "too large for a descent on this device: the edit rests on the pairs alone"
+    if not case.calibrated:
+        return None, "too few calibration images to keep some aside that judge: the edit rests on the pairs alone"
     jury = bench(network, calibration[case.judge], part, bounds)
     if not len(jury.whole):
         return None, "no calibration image that could judge shows the part: the edit rests on the pairs alone"
@@ -219,12 +222,14 @@ def sealed(
     trial = moved(torch.cat((calibration[case.fit], whole)))
     judged, after = jury.judge(trial), jury.leakage(trial)
     told = f"{tell(judged)}, {100 * after:.1f}% of the attribution on the part (before {100 * before:.1f}%)"
-    if after >= before or judged.accuracy_loss > MOST_LOSS:
+    if not (after < before and judged.accuracy_loss <= MOST_LOSS):  # nor where either is no number
         return None, f"a descent of all layers was no better and was rolled back: {told}"
     student = moved(torch.cat((calibration, whole)))
+    final = bench(network, calibration, part, bounds).judge(student)
+    if not math.isfinite(final.loss):
+        return None, "a descent of all layers has diverged and was rolled back"
     edits = difference(student, network, sites)
     name = f"all {len(sites)} layers, made indifferent to the part together in {steps} steps"
     done = joint_steps(workshop, edits, student, name)
     share = f"the part is in {100 * float(shows.float().mean()):.0f} % of the calibration images"
-    final = bench(network, calibration, part, bounds).judge(student)
     return Repair(tuple(edits), tuple(done), final, name, ()), f"{share}; the judge expects: {told}"

@@ -18,7 +18,7 @@ from rectify.attribution.sweep import STEPS, LayerAttribution, sweep
 from rectify.editing.fault import Fault
 from rectify.editing.judge import Judgement
 from rectify.editing.moments import POSITIONS, gram
-from rectify.editing.solve import factor
+from rectify.editing.solve import Factor, factor, leverage
 from rectify.model.trace import Site, record
 
 LARGEST_KEY = 8192  # wider second moments (half a GiB and more) are not formed; such layers are no candidates
@@ -128,9 +128,12 @@ def localize(
     moments = recall(lambda: second_moments(network, measurable(sites), reference, batch))
     scores = []
     for site in sites:
+        space = Space.of(moments[site.name]) if site.name in moments else None
+        inputs = record(network, corrupted[rows], inputs=[site.layer]).inputs.get(site.name)
+        each = [None] * len(rows) if inputs is None else torch.chunk(inputs, len(rows))
         parts = [
-            _score(site, corrupted[row : row + 1], network, found.layers.get(site.name), found.change, moments)
-            for row, found in zip(rows, sweeps, strict=True)
+            _score(site, one, found.layers.get(site.name), found.change, space)
+            for one, found in zip(each, sweeps, strict=True)
         ]
         scores.append(_mean(parts))
         advance(1)
@@ -154,8 +157,7 @@ def second_moments(network: nn.Module, sites: Sequence[Site], images: Tensor, ba
         x = images[start : start + batch]
         seen = record(network, x, inputs=[site.layer for site in sites])
         for site in sites:
-            keys = site.layer.keys(seen.inputs[site.name], len(x))
-            keys = keys[..., :: max(1, keys.shape[-1] // POSITIONS)]
+            keys = _some(site.layer.keys(seen.inputs[site.name], len(x)))
             flat = keys.permute(1, 2, 0, 3).flatten(2)
             product = gram(flat)
             if site.name not in sums:
@@ -165,45 +167,60 @@ def second_moments(network: nn.Module, sites: Sequence[Site], images: Tensor, ba
     return {name: total.div_(counts[name]) for name, total in sums.items()}
 
 
+def _some(keys: Tensor) -> Tensor:
+    """At most ``POSITIONS`` of the keys (N, G, d, P), at places drawn by lot: steps of one length would meet the same
+    columns of an image again and again, and one border or none."""
+    positions = keys.shape[-1]
+    if positions <= POSITIONS:
+        return keys
+    chosen = torch.randperm(positions, generator=torch.Generator().manual_seed(positions))[:POSITIONS]
+    return keys[..., chosen.to(keys.device)]
+
+
+@dataclass(frozen=True)
+class Space:
+    """What one layer's scores need of its moment: its factor, and where the span of the reference keys ends."""
+
+    factor: Factor
+    vectors: Tensor  # (G, d, d) eigenvectors of the moment
+    inside: Tensor  # (G, d) 1 where one spans, else 0
+
+    @classmethod
+    def of(cls, moment: Tensor) -> Space:
+        values, vectors = torch.linalg.eigh(moment)
+        inside = values > IN_SPAN * values[:, -1:].clamp_min(1e-300)
+        return cls(factor(moment), vectors, inside.to(moment))
+
+    def outside(self, keys: Tensor) -> Tensor:
+        """``||k - Pk|| / ||k||`` of keys (G, d, m), (G, m); P projects on the span of the reference keys."""
+        kept = ((self.vectors.transpose(1, 2) @ keys) * self.inside.unsqueeze(2)).square().sum(1)
+        whole = keys.square().sum(1)
+        share = torch.where(whole > 0, kept / whole.clamp_min(1e-300), torch.ones_like(whole))  # zero is in any span
+        return (1 - share).clamp_min(0).sqrt()
+
+
 @torch.no_grad()
 def _score(
-    site: Site,
-    corrupted: Tensor,
-    network: nn.Module,
-    found: LayerAttribution | None,
-    change: float,
-    moments: Moments,
+    site: Site, inputs: Tensor | None, found: LayerAttribution | None, change: float, space: Space | None
 ) -> LayerScore:
+    """Of one pair: what the layer is given of the corrupted image, and its attribution on the way to the clean one."""
     candidate = is_candidate(site)
-    if found is None:
+    if found is None or inputs is None:
         return LayerScore(site, False, None, None, None, None, None, None)
     m = site.layer.values(found.attribution.unsqueeze(0), 1)[0].double()  # (G, o, P)
     gap = abs(found.conductance - change) / max(abs(change), 1e-12) if site.is_cut else None
     norm = float(m.norm())
-    if site.name not in moments:
+    if space is None:
         return LayerScore(site, candidate, None, None, norm, gap, None, None)
-    inputs = record(network, corrupted, inputs=[site.layer]).inputs[site.name]
     keys = site.layer.keys(inputs, 1)[0].double()  # (G, d, P)
-    reference = factor(moments[site.name])
-    white = reference.whiten(keys)
-    editability = float((m @ reference.solve(keys.transpose(1, 2))).norm())
+    white = space.factor.whiten(keys)
+    editability = float((m @ space.factor.solve(keys.transpose(1, 2))).norm())
     scale_free = float((m @ white.transpose(1, 2)).norm())
     weights = m.square().sum(1).sqrt()  # (G, P)
     weights = weights / weights.sum().clamp_min(1e-300)
-    leverage = float((weights * white.square().sum(1)).sum())
-    outside = float((weights * out_of_span(keys, moments[site.name])).sum())
-    return LayerScore(site, candidate, editability, scale_free, norm, gap, leverage, outside)
-
-
-def out_of_span(keys: Tensor, moment: Tensor) -> Tensor:
-    """``||k - Pk|| / ||k||`` of keys (G, d, m), (G, m); P projects on the span of the moment (G, d, d)."""
-    values, vectors = torch.linalg.eigh(moment)
-    inside = (values > IN_SPAN * values[:, -1:].clamp_min(1e-300)).to(keys)
-    kept = ((vectors.transpose(1, 2) @ keys) * inside.unsqueeze(2)).square().sum(1)
-    whole = keys.square().sum(1)
-    share = torch.where(whole > 0, kept / whole.clamp_min(1e-300), torch.ones_like(whole))  # zero lies in any span
-    outside: Tensor = (1 - share).clamp_min(0).sqrt()
-    return outside
+    rho = float((weights * leverage(keys, space.factor)).sum())
+    outside = float((weights * space.outside(keys)).sum())
+    return LayerScore(site, candidate, editability, scale_free, norm, gap, rho, outside)
 
 
 def _mean(parts: list[LayerScore]) -> LayerScore:

@@ -22,13 +22,10 @@ class Normal:
         (G, d, d) float64, ``mean_images sum_positions k k^T``.
     cross
         (G, o, d) float64, ``mean_images sum_positions r k^T``.
-    energy
-        Mean over images of the squared residuals.
     """
 
     moment: Tensor
     cross: Tensor
-    energy: float
 
 
 def accumulate(
@@ -36,7 +33,6 @@ def accumulate(
     *,
     changed_only: float = 0.0,
     seed: int = 0,
-    dtype: torch.dtype = torch.float64,
 ) -> Normal:
     """Normal equations of keys (b, G, d, P) and residuals (b, G, o, P).
 
@@ -48,11 +44,9 @@ def accumulate(
         Positions whose residual is below this share of the image's largest are left out (0: all are kept).
     seed
         Of the sample of positions, where an image has more than ``POSITIONS``.
-    dtype
-        Of the sums.
     """
     moment = cross = None
-    images, energy = 0, 0.0
+    images = 0
     generator = torch.Generator().manual_seed(seed)
     for keys, residuals in pairs:
         keys, residuals, weight = _sample(keys, residuals, generator)
@@ -63,15 +57,14 @@ def accumulate(
         k = keys.permute(1, 2, 0, 3).flatten(2)  # (G, d, b P)
         r = residuals.permute(1, 2, 0, 3).flatten(2)  # (G, o, b P)
         if moment is None or cross is None:
-            moment = k.new_zeros(len(k), k.shape[1], k.shape[1], dtype=dtype)
-            cross = k.new_zeros(len(k), r.shape[1], k.shape[1], dtype=dtype)
+            moment = k.new_zeros(len(k), k.shape[1], k.shape[1], dtype=torch.float64)
+            cross = k.new_zeros(len(k), r.shape[1], k.shape[1], dtype=torch.float64)
         moment.add_(gram(k), alpha=weight)
         cross.add_(r @ k.mT, alpha=weight)
         images += len(keys)
-        energy += weight * float(residuals.square().sum())
     if moment is None or cross is None:
         raise ValueError("no keys: an empty set of images")
-    return Normal(moment / images, cross / images, energy / images)
+    return Normal(moment / images, cross / images)
 
 
 def gram(keys: Tensor) -> Tensor:

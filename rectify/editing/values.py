@@ -39,7 +39,7 @@ class Teacher:
     def prepare(self, sites: list[Site]) -> None:
         """Fetch the values of all these sites in one pass, if they fit into memory."""
         missing = [site for site in sites if site.name not in self._kept]
-        if not missing or self._bytes(missing) > MEMORY:
+        if not missing or self._bytes(missing) + sum(map(_size, self._kept.values())) > MEMORY:
             return
         parts: dict[str, list[Tensor]] = {site.name: [] for site in missing}
         for start in range(0, len(self.clean), self.batch):
@@ -55,7 +55,12 @@ class Teacher:
 
     def _bytes(self, sites: list[Site]) -> int:
         one = _read(self.network, self.clean[:1], sites)
-        return sum(values.numel() * values.element_size() for values in one.values()) * len(self.clean)
+        return sum(map(_size, one.values())) * len(self.clean)
+
+
+def _size(values: Tensor) -> int:
+    """Bytes."""
+    return values.numel() * values.element_size()
 
 
 def _read(network: nn.Module, x: Tensor, sites: list[Site]) -> dict[str, Tensor]:

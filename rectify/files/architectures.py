@@ -19,7 +19,7 @@ from rectify.files.checkpoint import Checkpoint, read_checkpoint
 from rectify.files.imports import current_folder_importable
 from rectify.files.preprocess import Preprocess
 from rectify.files.words import listed, plain, reason
-from rectify.model.mend import mend_batch_norm, undo_softmax
+from rectify.model.mend import keep_input, mend_batch_norm, undo_softmax
 
 _COUNTER = "num_batches_tracked"
 
@@ -141,6 +141,7 @@ def load_into(network: nn.Module, checkpoint: Checkpoint) -> None:
         raise ArchitectureError(f"{plain(checkpoint.path)} does not load: {reason(error)}") from None
     network.eval().requires_grad_(False)
     mend_batch_norm(network)
+    keep_input(network)
 
 
 def _missing(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:

@@ -136,19 +136,41 @@ def write_parts(path: Path, parts: Iterable[bytes | memoryview], *, force: bool 
         If the file cannot be written, with what to type instead.
     """
     check_target(path, force=force)
-    partial = path.parent / f".{_short(path.name)}.{secrets.token_hex(4)}.partial"
+    partial = path.parent / f".{shortened(path.name)}.{secrets.token_hex(4)}.partial"
     try:
         _write_and_sync(partial, *parts)
-        os.replace(partial, path)
-        _sync_folder(path.parent)
+        _renamed(partial, path)
     except OSError as error:
-        folder = path.parent.resolve()
-        raise OutputError(
-            f"cannot write {plain(path)}: {reason(error)}; make room or rights in {plain(folder)}, or name another file"
-        ) from None
+        raise _unwritten(path, error) from None
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def rename(whole: Path, path: Path) -> None:
+    """Give a file that lies whole in the same folder its name, for good.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be given, with what to type instead.
+    """
+    try:
+        _renamed(whole, path)
+    except OSError as error:
+        raise _unwritten(path, error) from None
+
+
+def _renamed(whole: Path, path: Path) -> None:
+    os.replace(whole, path)
+    _sync_folder(path.parent)
+
+
+def _unwritten(path: Path, error: OSError) -> OutputError:
+    folder = plain(path.parent.resolve())
+    return OutputError(
+        f"cannot write {plain(path)}: {reason(error)}; make room or rights in {folder}, or name another file"
+    )
 
 
 def clear_partials(folder: Path, pattern: str, age: float = 0.0) -> None:
@@ -167,9 +189,9 @@ def clear_partials(folder: Path, pattern: str, age: float = 0.0) -> None:
                 partial.unlink()
 
 
-def _short(name: str) -> str:
+def shortened(name: str, limit: int = 220) -> str:
     """Room for the random part within the 255 bytes that file systems allow."""
-    return name if len(name.encode()) <= 220 else name.encode()[:220].decode(errors="ignore")
+    return name if len(name.encode()) <= limit else name.encode()[:limit].decode(errors="ignore")
 
 
 def _write_and_sync(partial: Path, *parts: bytes | memoryview) -> None:

@@ -13,6 +13,14 @@ from rectify.files.images import ImageSet, Pairs
 from rectify.reporting.build import conclude, empty_report, run_section
 from rectify.reporting.verdict import GATES, check_limits, decide, judge
 
+_REPAIRED = ("max_asr", "min_recovery", "min_accuracy", "max_accuracy_drop", "max_spurious_gap", "max_leakage")
+JUDGES: dict[str, tuple[str, ...]] = {  # the gates of each command; those of others, in a settings file, it leaves be
+    "localize": ("min_editability",),
+    "edit": (*_REPAIRED, "min_editability", "max_regression"),
+    "evaluate": (*_REPAIRED, "max_regression"),
+    "explain": (),
+    "train": (),
+}
 ON_DATA = ("min_accuracy", "max_accuracy_drop")  # gates that need labelled images
 ON_PAIRS = ("max_asr", "min_recovery", "max_spurious_gap")
 MOST_CALIBRATION = 512  # more images than this are sampled: the edit gains nothing from them
@@ -95,14 +103,25 @@ def _check_measurable(command: str, inputs: Inputs, options: Options) -> None:
     """
     if command not in ("edit", "evaluate"):
         return
+    why: dict[str, str] = {}
+    if inputs.data is None:
+        why |= dict.fromkeys(ON_DATA, "give labelled images, --data DIR")
+    if inputs.pairs is None and inputs.holdout is None:
+        why |= dict.fromkeys(ON_PAIRS, "give --clean a.png --poisoned b.png, or --pairs DIR")
+    refuse_gates(options, why)
+
+
+def refuse_gates(options: Options, why: Mapping[str, str]) -> None:
+    """Refuse the gates that cannot be measured, which ``why`` gives with what to do instead.
+
+    Raises
+    ------
+    UsageError
+        For the first of them that is asked for.
+    """
     for name in options.gates:
-        flag = GATES[name].flag if name in GATES else ""
-        if name in ON_DATA and inputs.data is None:
-            raise UsageError(f"{flag} has nothing to be measured on: give labelled images, --data DIR")
-        if name in ON_PAIRS and inputs.pairs is None and inputs.holdout is None:
-            raise UsageError(
-                f"{flag} has nothing to be measured on: give --clean a.png --poisoned b.png, or --pairs DIR"
-            )
+        if name in why:
+            raise UsageError(f"{GATES[name].flag} has nothing to be measured on: {why[name]}")
 
 
 def finish(
@@ -118,7 +137,8 @@ def finish(
     """Judge the gates and close the report."""
     if warnings:
         report["edit"]["warnings"] += _still_there(report)
-    gates = judge(options.gates, report, baseline=options.baseline)
+    limits = {name: limit for name, limit in options.gates.items() if name in JUDGES[report["command"]]}
+    gates = judge(limits, report, baseline=options.baseline)
     verdict = decide(gates, inconclusive=inconclusive, exit_zero=options.exit_zero)
     report = conclude(report, verdict)
     said = list(dict.fromkeys([*inputs.subject.notes, *notes]))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rectify.editing import rectify as repair
+from rectify.editing import repair
 from rectify.editing.candidate import EditFiles
 from rectify.editing.cascade import LayerEdit
 from rectify.editing.fault import Fault
@@ -20,7 +20,7 @@ from rectify.editing.patch import compact, patch, read_delta
 from rectify.errors import Inconclusive, UsageError
 from rectify.evaluation.accuracy import softmax
 from rectify.files.checkpoint import WrittenFile, check_target
-from rectify.jobs.common import MOST_CALIBRATION, Inputs, Options, Progress, begin, finish
+from rectify.jobs.common import MOST_CALIBRATION, Inputs, Options, Progress, begin, finish, refuse_gates
 from rectify.jobs.measuring import check_chance, fault_of, judge_holdout, leakage_of, measure
 from rectify.jobs.scene import Scene, open_scene, open_scene_case, score_layers, site_named, with_trials
 from rectify.sections import (
@@ -47,7 +47,7 @@ class Editing:
     mode
         ``static`` (one layer) or ``dynamic``.
     layer
-        ``auto`` or the name of the one layer to edit.
+        ``auto`` or the name of the one layer to edit: dynamic of rank one, or as much more as it takes.
     rank
         ``auto`` or a number.
     refine
@@ -55,7 +55,7 @@ class Editing:
     apply
         A delta file whose edit is made, instead of finding one.
     dry_run
-        Judge, but leave no file behind.
+        Judge, but write no model; the delta, if asked for, is written.
     force
         Replace files that are there.
     out_dtype
@@ -65,7 +65,7 @@ class Editing:
     out: Path
     mode: str = "dynamic"
     layer: str = "auto"
-    rank: str = "auto"
+    rank: str | int = "auto"
     refine: bool = True
     delta: Path | None = None
     apply: Path | None = None
@@ -100,6 +100,7 @@ def run_edit(inputs: Inputs, options: Options, *, editing: Editing, progress: Pr
     notes: list[str] = []
     try:
         if editing.apply is not None:
+            refuse_gates(options, {"min_editability": "--apply scores no layer; leave it out"})
             fault, edits, made_before = _read_edit(inputs, options, report, editing.apply)
         else:
             fault, edits = _find_edit(inputs, options, report, editing, notes, progress)
@@ -142,6 +143,7 @@ def _read_edit(
     fault = fault_of(inputs, options) if inputs.pairs or inputs.holdout else None
     if inputs.pairs and fault:
         report["pairs"] = pairs_section(inputs.pairs, fault)
+    _check_leakage_gate(inputs, options, fault)
     report["edit"] = apply_section(edits, metadata)
     return fault, edits, {**metadata, "kind": "model"}
 
@@ -159,6 +161,7 @@ def _find_edit(
         raise UsageError("edit needs a pair: --clean a.png --poisoned b.png")
     scene = open_scene(inputs, options)
     report["pairs"] = pairs_section(inputs.pairs, scene.fault)
+    _check_leakage_gate(inputs, options, scene.fault)
     site = None if editing.layer == "auto" else site_named(scene, editing.layer)
     number = None if editing.rank == "auto" else _rank(editing.rank)
     case = open_scene_case(scene, options)
@@ -170,16 +173,17 @@ def _find_edit(
         if editing.mode == "static":  # nothing but the choice of the layer stands between a good edit and a bad one
             tries = max(tries, STATIC_TRIALS)
         if tries:
-            found = with_trials(scene, case, found, options, progress, tries)
+            rank = number if editing.mode == "static" else None
+            found = with_trials(scene, case, found, options, progress, tries, rank or 1)
     report["localize"] = localize_section(found, scene.fault.target)
     progress.start("repairing", None)
     shop = repair.Workshop(scene.network, case, options.batch_size, lambda label: progress.advance(), options.seed)
-    if site is not None or editing.mode == "static":
+    if editing.mode == "static":
         done = repair.static(shop, site or found.scores[0].site, number)
     else:
-        sealing = scene.fault.kind == "leak" and number is None and editing.refine
+        sealing = scene.fault.kind == "leak" and site is None and number is None and editing.refine
         done = (_sealed(shop, scene, notes) if sealing else None) or repair.dynamic(
-            shop, found.scores, number, editing.refine
+            shop, found.scores, number, editing.refine, site
         )
     progress.stop()
     notes += done.notes
@@ -198,10 +202,19 @@ def _sealed(shop: repair.Workshop, scene: Scene, notes: list[str]) -> repair.Rep
     return done
 
 
-def _rank(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+def _rank(given: str | int) -> int:
+    text = str(given)
+    if not (text.isascii() and text.isdigit() and int(text) >= 1):
         raise UsageError(f"--rank {text}: give auto or a whole number from 1")
     return int(text)
+
+
+def _check_leakage_gate(inputs: Inputs, options: Options, fault: Fault | None) -> None:
+    """Say before the work that leakage is measured of leaks alone, and on calibration images."""
+    if fault is None or fault.kind != "leak":
+        refuse_gates(options, {"max_leakage": "it is measured where --fault leak says that the pair shows one"})
+    if inputs.calibration is None:
+        refuse_gates(options, {"max_leakage": "give --calibration DIR, images that show the part"})
 
 
 def _tell_leakage(

@@ -12,7 +12,7 @@ from rectify.attribution.score import Score, batch_that_fits
 from rectify.errors import Inconclusive, UsageError
 from rectify.evaluation.quality import Bench
 from rectify.files.architectures import Subject
-from rectify.jobs.common import Inputs, Options, Progress, begin, finish
+from rectify.jobs.common import Inputs, Options, Progress, begin, finish, refuse_gates
 from rectify.jobs.explain import Explaining, fitted
 from rectify.jobs.measuring import check_chance, fault_of, judge_holdout, measure
 from rectify.sections import pairs_section
@@ -59,6 +59,12 @@ def run_evaluate(
         If there is nothing to measure, or it cannot be judged.
     """
     report, started = begin("evaluate", inputs, options), time.time()
+    why = {}
+    if against is None:
+        why["max_accuracy_drop"] = "it compares two models; give --against MODEL, the one before the edit"
+    if quality is None or "leakage" not in quality.metrics:
+        why["max_leakage"] = "give --metrics leakage and --null-region MASK"
+    refuse_gates(options, why)
     if inputs.data is None and inputs.pairs is None and inputs.holdout is None:
         raise UsageError(
             "nothing to measure: give --data DIR (labelled images), --pairs DIR|CSV, or --clean and --poisoned"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from rectify.editing import rectify as repair
+from rectify.editing import repair
 from rectify.errors import Inconclusive, UsageError
 from rectify.jobs.common import Inputs, Options, Progress, begin, finish
 from rectify.jobs.measuring import measure
@@ -45,6 +45,7 @@ def run_localize(
         report["pairs"] = pairs_section(inputs.pairs, scene.fault)
         report["metrics"]["before"] = measure(scene.network, inputs, options, scene.fault).to_dict()
         case = open_scene_case(scene, options)
+        report["pairs"]["target"] = case.fault.target  # from all classes to all, the pair's is one of many
         found = score_layers(scene, options, progress)
         number = len(found.scores) if trial else repair.affordable_trials(case, scene.sites)
         notes += case.notes

@@ -18,7 +18,7 @@ from rectify.files.kept import KeptMoments
 from rectify.jobs.common import Options, Progress
 from rectify.model.trace import Site, record
 
-LAYOUT = 1  # of what is kept: another number forgets all that was kept before
+LAYOUT = 2  # of what is kept: another number forgets all that was kept before
 
 
 def recall_kept(
@@ -58,18 +58,24 @@ def _shape(site: Site) -> tuple[int, ...]:
     return site.layer.groups, site.layer.key_size, site.layer.key_size
 
 
+def _cut(site: Site) -> list[str]:
+    """How a layer's input is cut into keys."""
+    names = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
+    return [str(site.layer.pads_itself), *(str(getattr(site.layer.module, name, None)) for name in names)]
+
+
 def moment_key(subject: Subject, sites: Sequence[Site], reference: Tensor, batch: int) -> str:
     """A sha256 over whatever the numbers depend on, 64 hexadecimal digits.
 
-    Contents, not names: the weights as they were loaded, the images as they were read, and the keys of the first
-    image, which show what the code of a ``module:callable`` does with both. And how it is computed: torch and device,
-    threads and instructions, for sums of another order are other sums.
+    Contents, not names: the weights as they were loaded, the images as they were read, what each layer is given of the
+    first image, which shows what the code of a ``module:callable`` does with both, and how it is cut into keys. And
+    how it is computed: torch and device, threads and instructions, for sums of another order are other sums.
     """
     device = subject.device
     how = {
         "layout": LAYOUT,
         "arch": [subject.arch, sorted((key, repr(value)) for key, value in subject.arch_args.items())],
-        "sites": [[site.name, *_shape(site)] for site in sites],
+        "sites": [[site.name, *_shape(site), *_cut(site)] for site in sites],
         "positions": POSITIONS,
         "batch": images_a_pass(reference, batch),
         "precision": torch.get_float32_matmul_precision(),
@@ -80,13 +86,13 @@ def moment_key(subject: Subject, sites: Sequence[Site], reference: Tensor, batch
     digest = sha256(json.dumps(how, sort_keys=True).encode())
     state = subject.network.state_dict()
     weights = [value for _, value in sorted(state.items()) if isinstance(value, Tensor)]
-    for tensor in (*weights, reference, *_first_keys(subject.network, sites, reference)):
+    for tensor in (*weights, reference, *_first_inputs(subject.network, sites, reference)):
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
 @torch.no_grad()
-def _first_keys(network: nn.Module, sites: Sequence[Site], reference: Tensor) -> list[Tensor]:
+def _first_inputs(network: nn.Module, sites: Sequence[Site], reference: Tensor) -> list[Tensor]:
     seen = record(network, reference[:1], inputs=[site.layer for site in sites])
     return [seen.inputs[site.name] for site in sites]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from rectify.editing import rectify as repair
+from rectify.editing import repair
 from rectify.editing.casebook import Case, open_case, variations
 from rectify.editing.fault import Fault, diagnose, faint_cue
 from rectify.editing.localize import Localization, is_candidate, localize
@@ -40,9 +40,11 @@ class Scene:
         """The untouched network."""
         return self.subject.network
 
-    def reference(self) -> Tensor:
-        """Images whose keys the scores are measured against."""
-        return variations(self.clean, self.bounds) if self.calibration is None else self.calibration
+    def reference(self, seed: int) -> Tensor:
+        """Images whose keys the scores are measured against: those that the case is made of, too."""
+        if self.calibration is not None:
+            return self.calibration
+        return variations(self.clean[self.fault.shown], self.bounds, seed)
 
 
 def open_scene(inputs: Inputs, options: Options) -> Scene:
@@ -139,7 +141,7 @@ def open_scene_case(scene: Scene, options: Options) -> Case:
 
 def score_layers(scene: Scene, options: Options, progress: Progress) -> Localization:
     progress.start("localizing", len(scene.sites) + int(scene.fault.shown.sum()))
-    reference = scene.reference()
+    reference = scene.reference(options.seed)
     found = localize(
         scene.network,
         scene.sites,
@@ -156,13 +158,13 @@ def score_layers(scene: Scene, options: Options, progress: Progress) -> Localiza
 
 
 def with_trials(
-    scene: Scene, case: Case, found: Localization, options: Options, progress: Progress, number: int
+    scene: Scene, case: Case, found: Localization, options: Options, progress: Progress, number: int, rank: int = 1
 ) -> Localization:
-    """The first ``number`` candidates with a trial each, ordered by what the trial did; the others behind them."""
+    """The first ``number`` candidates with a trial of this rank, ordered by what it did; the others behind them."""
     candidates = [score for score in found.scores if score.candidate][:number]
     progress.start("trial edits", len(candidates))
     shop = repair.Workshop(scene.network, case, options.batch_size, lambda label: progress.advance())
-    tried = repair.trials(shop, candidates, 1)
+    tried = repair.trials(shop, candidates, rank)
     progress.stop()
     tried.sort(key=lambda score: score.trial.loss if score.trial else float("inf"))
     names = {score.site.name for score in tried}

@@ -64,7 +64,7 @@ class Layer:
         return isinstance(self.module, nn.Conv2d) and tuple(self.module.kernel_size) == (1, 1)
 
     def weight(self) -> Tensor:
-        """The matrix W, (G, o, d), sharing memory with the parameter."""
+        """The matrix W, (G, o, d)."""
         weight = self.module.weight.detach()
         return weight.reshape(self.groups, weight.shape[0] // self.groups, -1)
 

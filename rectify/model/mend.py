@@ -1,4 +1,4 @@
-"""Networks made fit to be repaired, by hooks that leave every tensor as it is: gradients, and a softmax at the end.
+"""Networks made fit to be repaired, by hooks that leave every weight as it is: their input, gradients, and a softmax.
 
 A way round a fault of torch: wrong gradients of batch norm in eval mode on the CPU. Seen in torch 2.14: where the
 gradient that comes back to a batch norm has the strides of transposed channels-last memory (batch norm, flatten,
@@ -32,6 +32,19 @@ def _straighten(_: nn.Module, __: Any, output: Tensor) -> None:
 
 def _contiguous(gradient: Tensor | None) -> Tensor | None:
     return None if gradient is None else gradient.contiguous()
+
+
+def keep_input(network: nn.Module) -> None:
+    """Hand the network a copy of each batch, as it may change what it is given in place (``x.sub_(mean)``).
+
+    Calling it twice is once.
+    """
+    if _copied not in network._forward_pre_hooks.values():
+        network.register_forward_pre_hook(_copied)
+
+
+def _copied(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(value.clone() if isinstance(value, Tensor) else value for value in args)
 
 
 def undo_softmax(network: nn.Module) -> None:

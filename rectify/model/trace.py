@@ -163,8 +163,13 @@ def record(
 ) -> Record:
     """One forward pass over (N, C, H, W) that keeps what is asked for and stops as soon as it has it.
 
-    Tensors are kept by reference where nothing can change them and copied where an in-place operation could.
+    Tensors are kept by reference where nothing can change them and copied where an in-place operation could. Where
+    sums are asked for one image is passed twice: `survey` numbers the additions of a pass of two, and what is added to
+    tokens that come before the images, (L, N, D), has the shape of a second summand in a pass of one.
     """
+    if sums and len(x) == 1:
+        both = record(network, torch.cat((x, x)), inputs=inputs, outputs=outputs, sums=sums, logits=logits)
+        return _first_half(both)
     found = Record()
 
     def done() -> None:
@@ -201,6 +206,20 @@ def record(
         except _Stop:
             pass
     return found
+
+
+def _first_half(both: Record) -> Record:
+    """Of a pass of two images what belongs to the first."""
+
+    def half(value: Tensor) -> Tensor:
+        return value[: len(value) // 2]
+
+    return Record(
+        {name: half(value) for name, value in both.inputs.items()},
+        {name: half(value) for name, value in both.outputs.items()},
+        {index: half(value) for index, value in both.sums.items()},
+        None if both.logits is None else half(both.logits),
+    )
 
 
 @dataclass
@@ -362,10 +381,16 @@ def survey(network: nn.Module, example: Tensor) -> list[Site]:
             _join_of(mode, layer.name),
             layer.name in shortcuts,
             layer.name in cuts,
-            mode.norm_scales.get(layer.name),
+            _norm_scale(mode, layer),
         )
         for layer in usable
     ]
+
+
+def _norm_scale(mode: _Survey, layer: Layer) -> Tensor | None:
+    """The factor of the batch norm behind a layer, unless its channels are not the layer's (behind a flatten)."""
+    scale = mode.norm_scales.get(layer.name)
+    return scale if scale is not None and len(scale) == len(layer.module.weight) else None
 
 
 def _images_first(alone: Tensor | None, both: Tensor) -> bool:

@@ -23,7 +23,7 @@ from rectify.training.data import Labelled
 from rectify.training.inner import Ball, steady
 from rectify.training.path import nodes_that_fit
 from rectify.training.presets import WITH_PATHS, Plan
-from rectify.training.state import Keeper, Position, advice, generator, order
+from rectify.training.state import Keeper, Position, advice, generator, mixed, order
 
 if TYPE_CHECKING:
     from rectify.jobs.common import Progress
@@ -118,6 +118,7 @@ def train(run: Training, progress: Progress, *, resume: bool = False) -> list[di
 def _begin(run: Training, network: nn.Module, optimiser: torch.optim.Optimizer, resume: bool) -> Position:
     """Where the training stands: at its start, which is kept, or where the kept state is."""
     at = Position()
+    torch.manual_seed(mixed(run.plan.seed, 3))  # of dropout; a state to go on from has its own
     if run.keeper is not None and resume:
         return run.keeper.restore(network, optimiser)
     if run.keeper is not None:

@@ -11,7 +11,7 @@ import torch
 from rectify.files.architectures import Subject, build, resolve_device, try_out
 from rectify.files.checkpoint import Checkpoint
 from rectify.files.preprocess import Preprocess
-from rectify.model.mend import mend_batch_norm
+from rectify.model.mend import keep_input, mend_batch_norm
 
 
 def fresh_subject(
@@ -37,6 +37,7 @@ def fresh_subject(
     args = dict(arch_args or {})
     network = build(arch, num_classes=num_classes, arch_args=args).float().eval()
     mend_batch_norm(network)
+    keep_input(network)
     network.to(place)
     count, notes = try_out(network, preprocess, place, num_classes)
     nothing = Checkpoint(path=Path("fresh weights"), sha256="", state={}, used="fresh weights")

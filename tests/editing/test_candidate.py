@@ -7,7 +7,8 @@ import os
 import time
 from pathlib import Path
 
-from rectify.editing.candidate import clear_stale
+from rectify.editing.candidate import _stem, clear_stale
+from rectify.files.atomic import shortened
 
 OLD = 7200.0
 
@@ -44,3 +45,12 @@ def test_a_candidate_that_somebody_judges_stays(tmp_path: Path) -> None:
         assert path.exists()
     clear_stale(tmp_path / "out.safetensors")
     assert not path.exists()
+
+
+def test_a_candidate_has_room_for_the_longest_name_that_a_file_can_have(tmp_path: Path) -> None:
+    out = tmp_path / f"{'模' * 78}.safetensors"  # 246 bytes
+    out.touch()
+    name = f"{_stem(out)}.01234567.candidate"
+    (tmp_path / name).touch()
+    (tmp_path / f".{name}.01234567.partial").touch()
+    assert shortened(name) == name  # so that what half-written ones are called still begins with it

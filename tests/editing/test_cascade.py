@@ -45,8 +45,8 @@ def expected_delta(
     strength: Strength,
 ) -> Tensor:
     """The ridge solution from (keys, residuals) of clean and of corrupted images, one tensor (d or o, P) an image."""
-    c, s, _ = oracles.moments([k[None] for k in clean[0]], [r[None] for r in clean[1]], 0)
-    f, t, _ = oracles.moments([k[None] for k in faulty[0]], [r[None] for r in faulty[1]], 0, strength.changed_only)
+    c, s = oracles.moments([k[None] for k in clean[0]], [r[None] for r in clean[1]], 0)
+    f, t = oracles.moments([k[None] for k in faulty[0]], [r[None] for r in faulty[1]], 0, strength.changed_only)
     scale = float(c.diagonal().mean())
     return (s + strength.weight * t) @ torch.linalg.inv(
         oracles.damped(c + strength.weight * f, strength.damping, scale)
@@ -255,9 +255,9 @@ def test_the_edits_returned_are_the_edits_made() -> None:
     network = fixtures.vgg(4, width=2).eval().requires_grad_(False)
     sites, material = case(network, (3, 8, 8))
     student, again = copy.deepcopy(network), copy.deepcopy(network)
-    counted: list[int] = []
-    made = cascade(student, sites[::-1], material, Strength(energy=0.9), advance=counted.append)
-    assert [edit.layer for edit in made] == [site.name for site in sites] and counted == [1] * len(sites)
+    told: list[LayerEdit] = []
+    made = cascade(student, sites[::-1], material, Strength(energy=0.9), advance=told.append)
+    assert [edit.layer for edit in made] == [site.name for site in sites] and told == made
     for edit in made:
         apply(again, edit)
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in student.state_dict().items())

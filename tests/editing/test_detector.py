@@ -252,3 +252,8 @@ def test_a_pair_alone_ranks_images_and_calls_none_suspicious() -> None:
     clean, _ = suspicions(network, detector, pictures(40, 80))
     fired, _ = suspicions(network, detector, stamp(pictures(40, 81)))
     assert auroc(fired, clean) > 0.95
+
+
+def test_one_clean_image_gives_a_scale_too() -> None:
+    found = fitted(torch.ones(1, 9), torch.zeros(2, 9))
+    assert bool(found.direction.isfinite().all()) and found.offset == 1

@@ -19,11 +19,11 @@ from rectify.editing.fault import diagnose
 from rectify.editing.judge import probabilities
 from rectify.editing.leak import Part, bench, misfit, sealed
 from rectify.editing.localize import is_candidate
-from rectify.editing.rectify import Workshop
+from rectify.editing.repair import Workshop
 from rectify.model.trace import survey
 from tests.conftest import run_here
 from tests.editing.planted import BOUNDS
-from tests.editing.test_rectify import edited
+from tests.editing.test_repair import edited
 
 SIDE, PART = 12, 4
 CROSS = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.0, 1.0, 1.0, 0.0], [0.0, 1.0, 1.0, 0.0], [1.0, 0.0, 0.0, 1.0]])
@@ -269,3 +269,12 @@ def test_by_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     own = bench(network(), read_back(x[:60]), part, BOUNDS)  # measured on the reopened weights, on calibration images
     for when, judged in (("before", network()), ("after", written)):
         assert report["metrics"][when]["leakage"] == pytest.approx(own.leakage(judged), rel=1e-3)
+
+
+def test_with_too_few_images_to_judge_there_is_no_descent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leak, "refined", lambda *_: pytest.fail("judged on the images that it descended on"))
+    x, _ = scenes(31, 1)
+    workshop, _ = shop(x[:30], x[30:], without(x[30:]))
+    sites = [site for site in survey(workshop.network, x[:1]) if is_candidate(site)]
+    done, note = sealed(workshop, sites, x[30:], without(x[30:]), x[:30], BOUNDS)
+    assert done is None and "too few calibration images" in note

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fixtures import networks as fixtures
-from rectify.editing import rectify as repair
+from rectify.editing import cascade, repair
 from rectify.editing import refine as module
 from rectify.editing.cascade import apply
 from rectify.editing.corruption import Corruption
@@ -34,7 +34,7 @@ from rectify.model.layers import Layer
 from rectify.model.trace import survey
 from tests import oracles
 from tests.editing.planted import TARGET, pictures, planted, stamp
-from tests.editing.test_rectify import assert_chain, edited, workshop
+from tests.editing.test_repair import assert_chain, edited, workshop
 
 SQUARE = Corruption("square", stamp)
 
@@ -242,7 +242,7 @@ def test_the_difference_of_two_networks_makes_one_of_the_other() -> None:
 def only_refinement(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every repair is refined, in 140 steps, and closed forms do nothing."""
     monkeypatch.setattr(repair, "is_worth_refining", lambda *_: True)
-    monkeypatch.setattr(repair, "apply", lambda network, edit: None)  # closed forms that do nothing
+    monkeypatch.setattr(cascade, "apply", lambda network, edit: None)  # closed forms that do nothing
     monkeypatch.setattr(module, "STEPS", 140)
 
 
@@ -409,3 +409,20 @@ def test_a_layer_that_the_logits_do_not_use_stays_as_it_is() -> None:
     moved = refined(network, sites, images, (SQUARE,), Plan(steps=3, share=1.0))
     assert torch.equal(moved.get_parameter("aux.weight"), network.aux.weight)
     assert [edit.layer for edit in difference(moved, network, sites)] == ["first", "head"]
+
+
+def test_a_refinement_that_ends_in_no_number_is_rolled_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    shop, scores = workshop()
+    only_refinement(monkeypatch)
+    plain = repair.dynamic(shop, scores, None, refine=False)
+
+    def diverged(*given: Any) -> nn.Module:
+        made = copy.deepcopy(given[0])
+        with torch.no_grad():
+            made.get_submodule("conv1").weight.fill_(math.nan)
+        return made
+
+    monkeypatch.setattr(repair, "refined", diverged)
+    found = repair.dynamic(shop, scores, None)
+    assert found.policy == plain.policy and any("rolled back" in note for note in found.notes)
+    assert all(bool(edit.delta().isfinite().all()) for edit in found.edits)

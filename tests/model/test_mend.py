@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from rectify.model.mend import mend_batch_norm
+from rectify.model.mend import keep_input, mend_batch_norm
 
 
 class Tokens(nn.Module):
@@ -42,3 +44,28 @@ def test_it_is_done_once_and_changes_no_value() -> None:
     mend_batch_norm(network)
     assert len(network.norm._forward_hooks) == 1
     assert torch.equal(network(x), before)
+
+
+class Normalising(nn.Module):
+    """Changes what it is given in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x.sub_(0.5).div_(0.25)).mean((2, 3))
+
+
+def test_a_network_that_changes_its_input_in_place_gets_a_copy() -> None:
+    network = Normalising().eval()
+    keep_input(network)
+    keep_input(network)
+    assert len(network._forward_pre_hooks) == 1
+    x = torch.rand(2, 1, 4, 4)
+    before = x.clone()
+    first, second = network(x), copy.deepcopy(network)(x)
+    assert torch.equal(x, before) and torch.equal(first, second)
+    leaf = x.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(network(leaf).sum(), leaf)
+    assert gradient.shape == x.shape and bool(gradient.any())

@@ -172,3 +172,30 @@ def test_the_callers_images_are_never_changed() -> None:
     before = x.clone()
     record(network, x, logits=True)
     assert torch.equal(x, before)
+
+
+class TokensFirst(nn.Module):
+    """Adds a position to each token of (T, N, C), a sum of two tensors for one image alone; then a residual branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.branch, self.head = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.position = nn.Parameter(torch.randn(4, 1, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = (self.embed(x.flatten(2).permute(2, 0, 1)) + self.position).mean(0)
+        logits: Tensor = self.head(tokens + self.branch(tokens.relu()))
+        return logits
+
+
+def test_sums_are_numbered_alike_for_one_image_and_for_many() -> None:
+    network, x = randomised(TokensFirst()), torch.randn(5, 4, 2, 2)
+    site = next(site for site in survey(network, x) if site.name == "branch")
+    assert site.join is not None
+    index = site.join.index
+    many = record(network, x, sums=[index]).sums[index]
+    assert many.shape == (5, 8)
+    for row in range(5):
+        one = record(network, x[row : row + 1], inputs=[site.layer], sums=[index], logits=True)
+        torch.testing.assert_close(one.sums[index], many[row : row + 1])
+        assert one.logits is not None and len(one.logits) == len(one.inputs["branch"]) == 1

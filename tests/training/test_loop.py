@@ -358,3 +358,14 @@ def test_a_network_that_cannot_be_differentiated_twice_is_told_so() -> None:
 
 def _no_second(x: Tensor) -> Tensor:
     return Once.apply(x) if x.requires_grad else x  # type: ignore[no-any-return]
+
+
+def test_what_drew_random_numbers_before_does_not_matter() -> None:
+    """Dropout draws from torch's own generator."""
+    ends = []
+    for drawn in (0, 3):
+        run = fresh()
+        torch.rand(drawn)
+        train(run, Silence())
+        ends.append({name: value.clone() for name, value in run.network.state_dict().items()})
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())

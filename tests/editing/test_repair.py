@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from fixtures import networks as fixtures
-from rectify.editing import rectify as module
+from rectify.editing import repair as module
 from rectify.editing.cascade import Material, Strength, apply
 from rectify.editing.casebook import Case
 from rectify.editing.judge import Bench, Judgement, probabilities
 from rectify.editing.localize import LayerScore, localize
-from rectify.editing.rectify import (
+from rectify.editing.repair import (
     Repair,
     Rung,
     Step,
@@ -285,3 +285,35 @@ def test_what_is_expected_is_of_images_that_the_repair_was_not_solved_on() -> No
     assert found.expected is not None and found.expected.images[1] < found.judgement.images[1]
     alone, scores = workshop(images=None)
     assert module.dynamic(alone, scores, None, refine=False).expected is None
+
+
+@pytest.mark.parametrize("dirty", [0, 6])
+def test_real_images_of_a_class_that_an_edit_has_lost_are_no_suspects(dirty: int) -> None:
+    """The edited network never answers with the target; nearly a third of the calibration images are of that class."""
+    shop, scores = workshop(1, 60, dirty=dirty)
+    case = shop.case
+    target = case.fault.target
+    assert target is not None
+    other = case.teacher.clean[: case.images].clone()
+    real = torch.arange(40, 60)
+    opinion = case.opinion.clone()
+    opinion[real] = nn.functional.one_hot(torch.tensor(target), opinion.shape[1]).to(opinion)
+    shop.case = replace(case, opinion=opinion)
+    student = copy.deepcopy(shop.network)
+    with torch.no_grad():
+        student.get_parameter("head.bias")[target] = -1e6
+    rung = Rung("conv1 alone", (next(score.site for score in scores if score.site.name == "conv1"),), Strength())
+    attempt = module._Attempt(rung, student, case.bench().judge(student))
+    found = module._suspects(shop, attempt)
+    assert ([] if found is None else found.tolist()) == list(range(dirty))
+    assert torch.equal(other, case.teacher.clean[: case.images])
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+def test_the_one_layer_that_is_named_is_edited_by_as_much_as_it_takes(rank: int | None) -> None:
+    shop, scores = workshop()
+    for score in scores:
+        repair = dynamic(shop, scores, rank, only=score.site)
+        assert {step.edit.layer for step in repair.steps} == {score.site.name}
+        ranks = {step.edit.rank for step in repair.steps}
+        assert ranks == {2} if rank else 1 in ranks

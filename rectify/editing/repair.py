@@ -10,12 +10,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from rectify.editing.cascade import LayerEdit, Material, Strength, apply, solve_layer
+from rectify.editing.cascade import LayerEdit, Material, Strength, cascade
 from rectify.editing.casebook import Case
+from rectify.editing.detector import fires
 from rectify.editing.fault import gap
 from rectify.editing.judge import Judgement, probabilities
 from rectify.editing.localize import LayerScore, is_candidate
@@ -29,7 +31,6 @@ from rectify.editing.refine import (
     effort,
     refined,
 )
-from rectify.editing.values import bind
 from rectify.errors import Inconclusive
 from rectify.model.trace import Site
 
@@ -49,6 +50,8 @@ TRIAL_WORK = 5e12  # `effort` that the trials of a localisation may cost togethe
 LEAST_TRIALS = 3  # fewer order nothing
 SHORTLIST = 5  # single layers tried, in the order of the localisation
 RANK_ONE = 2  # of these, so many also with the smallest of edits
+FEW_SUSPECTS = 0.05  # of the calibration images: so many may carry the fault, whatever share of the target's they are
+MOST_SUSPECTS = 0.75  # of those that are called target, if they are more: beyond it the edit has lost the class
 ENERGY = 0.99  # share of a delta's squared norm kept when the rank is chosen automatically
 CARRIED = Strength(weight=1.0, energy=ENERGY)
 # With nothing but the pairs themselves their few keys must outweigh all reference keys.
@@ -154,18 +157,17 @@ class Workshop:
     def run(self, rung: Rung, material: Material) -> tuple[nn.Module, list[Step]]:
         """Edit a copy of the network layer by layer, in forward order."""
         student = copy.deepcopy(self.network)
-        if len(rung.sites) > 1:  # of one layer the few values that are needed are read as they are needed
-            material.teacher.prepare(list(rung.sites))
-        steps = []
-        before = self.gap(student)
-        for site in sorted(rung.sites, key=lambda s: s.order):
-            edit = solve_layer(student, bind(student, site), material, rung.strength, self.batch)
-            norms = _norms(student, edit)
-            apply(student, edit)
-            after = self.gap(student)
-            steps.append(Step(edit, *norms, before, after, True, rung.name))
-            before = after
-            self.advance(f"{rung.name}: {site.name}")
+        gaps = [self.gap(student)]
+
+        def done(edit: LayerEdit) -> None:
+            gaps.append(self.gap(student))
+            self.advance(f"{rung.name}: {edit.layer}")
+
+        edits = cascade(student, rung.sites, material, rung.strength, batch=self.batch, advance=done)
+        steps = [
+            Step(edit, *_norms(self.network, edit), *before_and_after, True, rung.name)
+            for edit, before_and_after in zip(edits, pairwise(gaps), strict=True)
+        ]
         return student, steps
 
     def gap(self, network: nn.Module) -> float:
@@ -204,7 +206,13 @@ def affordable_trials(case: Case, sites: Sequence[Site]) -> int:
     return number if number >= LEAST_TRIALS else 0
 
 
-def dynamic(workshop: Workshop, scores: Sequence[LayerScore], rank: int | None, refine: bool = True) -> Repair:
+def dynamic(
+    workshop: Workshop,
+    scores: Sequence[LayerScore],
+    rank: int | None,
+    refine: bool = True,
+    only: Site | None = None,
+) -> Repair:
     """Climb the ladder and keep the smallest rung that the judge finds nearly as good as the best.
 
     That rung is then solved once more on all calibration images and their copies. If it is far from whole, the first
@@ -220,16 +228,21 @@ def dynamic(workshop: Workshop, scores: Sequence[LayerScore], rank: int | None, 
         Of every layer's edit, or None: as small as keeps 99 % of it. A rank that is asked for rules out refinement.
     refine
         Whether a repair that is not whole may be refined.
+    only
+        The one layer to edit, which is not refined, or None for all of them.
     """
     case = workshop.case
-    chosen, attempts, tried = _climb(workshop, ladder(scores, strength_for(case, rank)))
-    suspects = _suspects(workshop, chosen.student)
+    strength = strength_for(case, rank)
+    rungs = ladder(scores, strength) if only is None else singles([only], [only] if rank is None else [], strength)
+    chosen, attempts, tried = _climb(workshop, rungs)
+    suspects = _suspects(workshop, chosen)
     notes = []
     if suspects is not None:
         notes.append(f"{len(suspects)} calibration images act like corrupted ones and were left out")
     done = None
     if (
         refine
+        and only is None
         and rank is None
         and case.carried
         and case.calibrated
@@ -352,8 +365,7 @@ def ladder(scores: Sequence[LayerScore], strength: Strength) -> list[Rung]:
     sites = sorted((s.site for s in scores if is_candidate(s.site)), key=lambda site: site.order)
     shortlist = [score.site for score in scores if score.candidate][:SHORTLIST]
     least = shortlist[:RANK_ONE] if strength.rank is None else []
-    rungs = [Rung(f"{site.name} alone, rank one", (site,), replace(strength, rank=1, energy=1.0)) for site in least]
-    rungs += [Rung(f"{site.name} alone", (site,), strength) for site in shortlist]
+    rungs = singles(shortlist, least, strength)
     ends = [site for site in sites if site.join is not None] or sites
     what = "layers" if len(ends) == len(sites) else "block outputs"
     for count in sorted({2, (len(ends) + 1) // 2, len(ends)}):
@@ -364,6 +376,12 @@ def ladder(scores: Sequence[LayerScore], strength: Strength) -> list[Rung]:
     return rungs
 
 
+def singles(sites: Sequence[Site], least: Sequence[Site], strength: Strength) -> list[Rung]:
+    """Rungs of one layer each: of rank one the ``least``, and then of the strength's rank ``sites``."""
+    ones = [Rung(f"{site.name} alone, rank one", (site,), replace(strength, rank=1, energy=1.0)) for site in least]
+    return ones + [Rung(f"{site.name} alone", (site,), strength) for site in sites]
+
+
 def tell(judgement: Judgement) -> str:
     """A judgement in a few words."""
     asr = "" if judgement.asr is None else f", attack success {100 * judgement.asr:.1f}%"
@@ -371,13 +389,20 @@ def tell(judgement: Judgement) -> str:
     return f"{100 * (1 - judgement.accuracy_loss):.1f}% of the accuracy and {kept} expected{asr}"
 
 
-def _suspects(workshop: Workshop, student: nn.Module) -> Tensor | None:
-    """Calibration images that the untouched network calls target and the edited one does not: they carry the fault."""
+def _suspects(workshop: Workshop, chosen: _Attempt) -> Tensor | None:
+    """Calibration images that the untouched network calls target and the edited one does not: they carry the fault.
+
+    Where they are many, and nearly all of the target's, the edit may have lost the class itself: then those alone
+    that the fault is seen to fire in (`rectify.editing.detector`).
+    """
     case = workshop.case
     if case.fault.kind != "flip" or case.fault.target is None or not case.carried:
         return None
     opinion = case.opinion[: case.images]
     sure = (opinion.argmax(1) == case.fault.target) & (opinion.amax(1) > 0.9)
-    left = probabilities(student, case.teacher.clean[: case.images]).argmax(1) != case.fault.target
+    left = probabilities(chosen.student, case.teacher.clean[: case.images]).argmax(1) != case.fault.target
     found = (sure & left).nonzero().flatten()
+    if len(found) > max(MOST_SUSPECTS * int(sure.sum()), FEW_SUSPECTS * case.images):
+        site = min(chosen.rung.sites, key=lambda one: one.order)
+        found = found[fires(workshop.network, site, case, case.teacher.clean[found], workshop.batch)]
     return found if len(found) else None
