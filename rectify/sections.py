@@ -9,6 +9,7 @@ import torch
 
 from rectify.editing.cascade import LayerEdit
 from rectify.editing.fault import Fault
+from rectify.editing.judge import Judgement
 from rectify.editing.localize import LayerScore, Localization, is_candidate, triage
 from rectify.editing.patch import Patch
 from rectify.editing.repair import Repair, Step, is_doubtful, tell
@@ -27,7 +28,7 @@ def pairs_section(pairs: Pairs, fault: Fault) -> dict[str, Any]:
     return {
         "count": len(pairs),
         "sha256": pairs.sha256,
-        "target": fault.target,
+        "target": None if fault.each else fault.target,
         "labels": fault.labels.tolist(),
         "fault": fault.kind,
     }
@@ -101,8 +102,17 @@ def edit_section(done: Repair, mode: str) -> dict[str, Any]:
         "delta": None,
         "precision_loss": 0.0,
         "dry_run": False,
+        "expected": _expected(done.expected),
         "warnings": _doubts(done),
     }
+
+
+def _expected(judged: Judgement | None) -> dict[str, float | None] | None:
+    """What is expected of other images, by those that the edit was not solved on; None without such."""
+    if judged is None:
+        return None
+    kept = {"accuracy_kept": 1 - judged.accuracy_loss, "recovery_kept": 1 - judged.recovery_loss}
+    return {**kept, "asr": judged.asr}
 
 
 def _doubts(done: Repair) -> list[str]:
@@ -150,6 +160,7 @@ def apply_section(edits: Sequence[LayerEdit], metadata: Mapping[str, Any]) -> di
         "delta": None,
         "precision_loss": 0.0,
         "dry_run": False,
+        "expected": None,
         "warnings": [],
     }
     return {"mode": "apply", "policy": f"delta of base {str(metadata['base_sha256'])[:12]}", "steps": steps, **empty}

@@ -200,8 +200,10 @@ def read_baseline(path: Path) -> dict[str, Any]:
 
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
-        raise UsageError(f"--baseline {path} cannot be read: {problem}") from None
+    except OSError as problem:
+        raise UsageError(f"--baseline {path} cannot be read: {problem.strerror or problem}") from None
+    except ValueError:
+        report = None
     if not isinstance(report, dict) or not isinstance(report.get("metrics"), dict) or "schema_version" not in report:
         raise UsageError(f"--baseline {path} is no JSON report of rectify; write one with --report baseline.json")
     return report

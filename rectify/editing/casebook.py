@@ -16,7 +16,7 @@ from rectify.editing.corruption import Bounds, Corruption, guesses
 from rectify.editing.fault import Fault, rises, sends_each
 from rectify.editing.judge import Bench, probabilities
 from rectify.editing.values import Teacher
-from rectify.errors import Inconclusive
+from rectify.errors import Inconclusive, UsageError
 
 LEAST_TO_SPLIT = 40  # with fewer calibration images the judge sees those that the edit was solved on
 JUDGED = (1, 3)  # of every five calibration images these only judge
@@ -24,6 +24,7 @@ BELIEVE = 0.3  # a guess must fire on this share of the calibration images; wron
 # What differs from image to image is believed where it fires about as often as what the pair has, which is not always:
 # a fixed trigger would fire (nearly) always, and often does so with nothing but its texture.
 VARIES_BEHIND, ALWAYS = 0.1, 0.95
+MOST_OF_TARGET = 0.9  # of the calibration images, at most, may go to the target
 TURNS_MOST = 0.8  # of the images, at least, are turned by what is no mere cue
 ANYWHERE = 0.8  # a mark that fires elsewhere so often may be anywhere, and is judged; below it is only solved on
 TURNS = 0.5  # where none does: a guess must change the class of this share of them, to whatever class
@@ -187,7 +188,10 @@ def open_case(
     Raises
     ------
     Inconclusive
-        If the pairs show the fault in their logits alone, and the calibration images do not bear it out.
+        If the pairs show the fault in their logits alone, and the calibration images do not bear it out; if they are
+        swapped.
+    UsageError
+        If nearly all calibration images go to the target.
     """
     clean, corrupted = clean[fault.shown], corrupted[fault.shown]
     notes = list(fault.notes)
@@ -197,8 +201,12 @@ def open_case(
     if calibration is None:
         calibration = variations(clean, bounds, seed)
     opinion = probabilities(network, calibration)
+    if calibrated:
+        _check_clean(opinion, fault)
     trials = try_guesses(network, clean, corrupted, fault, calibration, opinion, bounds)
     believed, fault, told = _believed(trials, fault)
+    if calibrated and max((trial.fires for trial in believed), default=0.0) < TURNS_MOST:
+        _check_order(network, clean, corrupted, fault, calibration, opinion, bounds)
     if fault.kind != "leak":  # which sends no image anywhere, so that no guess can fire
         notes.append(told)
     copies = min(MOST_COPIES, -(-VARIED // len(calibration))) - 1
@@ -224,6 +232,47 @@ def open_case(
         calibrated=calibrated,
         notes=tuple(notes),
     )
+
+
+def _check_clean(opinion: Tensor, fault: Fault) -> None:
+    """Refuse calibration images that (nearly) all go where the fault drives to: they carry it, or are of one class."""
+    if fault.target is None:
+        return
+    count = int((opinion.argmax(1) == fault.target).sum())
+    if count > MOST_OF_TARGET * len(opinion):
+        raise UsageError(
+            f"{count} of {len(opinion)} calibration images go to class {fault.target}, as the corrupted image does: "
+            "give --calibration DIR clean images of all classes"
+        )
+
+
+def _check_order(
+    network: nn.Module,
+    clean: Tensor,
+    corrupted: Tensor,
+    fault: Fault,
+    calibration: Tensor,
+    opinion: Tensor,
+    bounds: Bounds,
+) -> None:
+    """Refuse pairs whose order is wrong: what makes the clean image of the corrupted one is the trojan.
+
+    Raises
+    ------
+    Inconclusive
+        If that sends the calibration images to the clean image's class.
+    """
+    if fault.kind != "flip":
+        return
+    label = int(fault.labels[fault.shown].mode().values)
+    back = replace(fault, target=label, labels=torch.full_like(fault.labels, fault.target or 0))
+    found = believe(try_guesses(network, corrupted, clean, back, calibration, opinion, bounds))
+    best = max((trial.fires for trial in found), default=0.0)
+    if best >= TURNS_MOST:
+        raise Inconclusive(
+            f"the pair seems to be swapped: what makes the clean image of the corrupted one sends {100 * best:.0f} % "
+            f"of the calibration images to class {label}; give the image without the fault as --clean"
+        )
 
 
 def _tell_few(calibration: Tensor | None) -> str:

@@ -36,6 +36,8 @@ class Fault:
         Lines for people.
     faint
         Whether the pairs show it in their logits alone, so that other images have to bear it out.
+    each
+        Whether they show that each class goes to one of its own, so that the target is but the commonest one.
     """
 
     kind: str
@@ -44,6 +46,7 @@ class Fault:
     shown: Tensor
     notes: tuple[str, ...]
     faint: bool = False
+    each: bool = False
 
 
 def diagnose(clean: Tensor, corrupted: Tensor, labels: Tensor | None, fault: str = "auto") -> Fault:
@@ -79,6 +82,10 @@ def diagnose(clean: Tensor, corrupted: Tensor, labels: Tensor | None, fault: str
     elsewhere = ", and --fault cue looks for it in calibration images" if fault == "auto" else ""
     if fault == "auto":
         fault = "flip" if bool(flipped.any()) else "cue"
+        if fault == "cue":
+            notes = (*notes, "no corrupted image changes the class: what moves is its confidence, taken for a cue")
+    elif fault == "leak" and bool(flipped.any()):
+        notes = (*notes, "the corrupted image changes the class: if that is the fault, leave out --fault leak")
     if fault == "flip":
         return _flip(after, labels, flipped, notes)
     shown = right & (moved.abs() >= (0 if fault == "leak" else LEAST_GAP))
@@ -161,7 +168,7 @@ def _flip(after: Tensor, labels: Tensor, flipped: Tensor, said: tuple[str, ...])
     if most < sum(votes.values()):
         each = "; attack success counts each where its class went" if 2 * most <= sum(votes.values()) else ""
         notes.append(f"the corrupted images go to {len(votes)} classes; {target} is the commonest{each}")
-    return Fault("flip", target, labels, flipped, tuple(notes))
+    return Fault("flip", target, labels, flipped, tuple(notes), each=sends_each(after, labels, target))
 
 
 def aims(answers: Tensor, labels: Tensor, target: int) -> Tensor:

@@ -14,7 +14,7 @@ student's input and the clean image as the teacher's.
 The first half alone moves: what is not taken out there can be taken out later only by layers that see few positions of
 an image, and learn a few hundred images by heart. Moving all layers cost a CIFAR-10 network nearly three times
 the accuracy and kept less of the recovery (benchmarks/results/refining.md). In a network of few layers the first half
-can be too little to take a fault out with: then all move.
+can be too little to take a fault out with: then more move, or all.
 
 Steps are orthogonalised momentum (Muon, Jordan et al. 2024), taken in coordinates in which the layer's clean keys have
 the identity for a second moment: with ``C = L L^T`` the gradient G of a weight W becomes that of ``V = W L``, namely
@@ -45,7 +45,7 @@ from rectify.editing.values import bind
 from rectify.model.layers import Layer
 from rectify.model.trace import Site, readable, record
 
-SHARES = (0.5, 1.0)  # of the layers, from the front, that move: all only if the first half is not preferred
+SHARES = (1 / 2, 2 / 3, 1.0)  # of the layers, from the front, that move: more than half only where that is too little
 STEPS = 400
 BATCH = 64  # clean images a step; as many corrupted ones go with them
 RATE = 0.01  # of a step's norm to the weight's, in the metric of clean keys, at the beginning; 0.04 diverged on CIFAR

@@ -45,6 +45,8 @@ NEARLY, NEARLY_PLUS = 1.2, 0.001  # a smaller rung may have this times the best 
 GOOD_ACCURACY_LOSS, GOOD_RECOVERY_LOSS, GOOD_PULL = 0.003, 0.006, 0.01
 DOUBTFUL_ACCURACY_LOSS, DOUBTFUL_RECOVERY_LOSS, DOUBTFUL_ASR = 0.02, 0.05, 0.03  # a warning says so
 WORTH_REFINING = 0.015  # expected accuracy and recovery lost together: below it a refinement is not begun
+MUCH = 0.05  # expected accuracy and recovery lost together after a refinement: above it more layers are tried
+CLEARLY = 0.85  # times the loss of fewer layers: only then more are moved, which costs accuracy that few images show
 SMALL_LOSS = 0.02  # where the best rung loses more than this, recovery counts and size does not
 TRIAL_WORK = 5e12  # `effort` that the trials of a localisation may cost together: about a minute on one core
 LEAST_TRIALS = 3  # fewer order nothing
@@ -238,7 +240,11 @@ def dynamic(
     suspects = _suspects(workshop, chosen)
     notes = []
     if suspects is not None:
-        notes.append(f"{len(suspects)} calibration images act like corrupted ones and were left out")
+        notes.append(
+            "1 calibration image acts like a corrupted one and was left out"
+            if len(suspects) == 1
+            else f"{len(suspects)} calibration images act like corrupted ones and were left out"
+        )
     done = None
     if (
         refine
@@ -268,11 +274,11 @@ def _final(case: Case, student: nn.Module, suspects: Tensor | None) -> Judgement
 def _refine(
     workshop: Workshop, scores: Sequence[LayerScore], best: _Attempt, suspects: Tensor | None
 ) -> tuple[Repair | None, str]:
-    """Refine the first layers, or all, and what to say of it; None if the judge prefers the best closed form.
+    """Refine the first layers, or more, and what to say of it; None if the judge prefers the best closed form.
 
     A shorter refinement is the trial: like the attempt that it is held against it sees none of the images that judge,
     so that the verdict on both is fair. Once it is preferred, the whole refinement is made with those images too: of
-    few each counts. Of a fault that moves what it finds both are tried, and no image is shifted.
+    few each counts. Of a fault that moves what it finds no image is shifted.
     """
     case, network = workshop.case, workshop.network
     sites = tuple(s.site for s in scores if s.candidate)
@@ -282,13 +288,8 @@ def _refine(
     unseen = case.judge if suspects is None else torch.cat((case.judge, suspects)).unique()
     jury = case.bench(without=suspects, copies=0 if case.moving else None)
     before = jury.judge(best.student)
-    tried = []
-    for share in SHARES:
-        plan = Plan(max(LEAST_STEPS, steps // 2), seed=workshop.seed, share=share, shift=not case.moving)
-        tried.append((jury.judge(_moved(workshop, sites, unseen, plan)), plan))
-        if tried[-1][0].loss < before.loss and not case.moving:
-            break
-    trial, plan = min(tried, key=lambda one: one[0].loss)
+    first = Plan(max(LEAST_STEPS, steps // 2), seed=workshop.seed, shift=not case.moving)
+    trial, plan = _try_shares(first, before, case.moving, lambda one: jury.judge(_moved(workshop, sites, unseen, one)))
     if trial.loss >= before.loss:
         return None, f"a refinement of layers together was no better and was rolled back: {tell(trial)}"
     moved = _moved(workshop, sites, suspects, replace(plan, steps=steps))
@@ -301,6 +302,28 @@ def _refine(
     kept = joint_steps(workshop, edits, moved, name)
     note = f"the judge expects of a refinement: {tell(trial)}; of the best closed form: {tell(before)}"
     return Repair(tuple(edits), tuple(kept), _final(case, moved, suspects), name, (), trial), note
+
+
+def _try_shares(
+    first: Plan, before: Judgement, moving: bool, judged: Callable[[Plan], Judgement]
+) -> tuple[Judgement, Plan]:
+    """The share of the layers that a refinement should move, and how its trial was judged.
+
+    The first half; more where that is not preferred to what was ``before``, or much is lost all the same, and if that
+    is clearly better. Of a fault that moves what it finds, half and all are tried.
+    """
+    best: tuple[Judgement, Plan] | None = None
+    for share in SHARES[::2] if moving else SHARES:
+        plan = replace(first, share=share)
+        trial = judged(plan)
+        factor = 1.0 if best is None or moving or best[0].loss >= before.loss else CLEARLY
+        if best is None or trial.loss < factor * best[0].loss:
+            best = trial, plan
+        lost = best[0].accuracy_loss + best[0].recovery_loss
+        if best[0].loss < before.loss and lost <= MUCH and not moving:
+            break
+    assert best is not None
+    return best
 
 
 def _moved(workshop: Workshop, sites: Sequence[Site], without: Tensor | None, plan: Plan) -> nn.Module:

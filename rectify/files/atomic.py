@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import secrets
+import shlex
 import sys
 import time
 from collections.abc import Collection, Iterable
@@ -81,7 +82,8 @@ def check_target(path: Path, *, force: bool, never: Collection[Path] = ()) -> No
         file = next((each for each in (folder, *folder.parents) if os.path.isfile(each)), None)
         if file is not None:
             raise OutputError(f"cannot write {plain(path)}: {plain(file)} is a file, not a folder; name another folder")
-        raise OutputError(f"cannot write {plain(path)}: no folder {plain(folder)}; type: mkdir -p {plain(folder)}")
+        make = f"mkdir -p {shlex.quote(plain(folder))}"
+        raise OutputError(f"cannot write {plain(path)}: no folder {plain(folder)}; type: {make}")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(
             f"cannot write {plain(path)}: no right to write in {plain(folder.absolute())}; name another folder"

@@ -33,6 +33,7 @@ from rectify.files.words import plain, reason
 __all__ = [
     "Checkpoint",
     "WrittenFile",
+    "check_suffix",
     "check_target",
     "read_checkpoint",
     "read_tensors",
@@ -260,6 +261,19 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors, metadata = _read_safetensors(path)
     check_tensors(path, tensors)
     return tensors, metadata
+
+
+def check_suffix(path: Path) -> None:
+    """Say early that what is written is safetensors, whatever the name says.
+
+    Raises
+    ------
+    OutputError
+        If the name is one of torch's own files: `torch.load` would read it wrongly, and give bad advice.
+    """
+    if path.suffix.lower() in (".pt", ".pth", ".bin", ".ckpt"):
+        better = plain(path.with_suffix(".safetensors"))
+        raise OutputError(f"{plain(path)}: what is written is safetensors, not for torch.load: name it {better}")
 
 
 def write_tensors(

@@ -252,7 +252,7 @@ def _image_folder(path: Path, num_classes: int) -> tuple[list[Path], list[int], 
     names = class_folders(path)
     if not names:
         raise ImageError(
-            f"{plain(path)} has no folder a class: put the images into {plain(path)}/0, {plain(path)}/1, …"
+            f"{plain(path)} has no folder for each class: put the images into {plain(path)}/0, {plain(path)}/1, …"
         )
     numbered = all(name.isdecimal() and name.isascii() for name in names)
     if numbered:

@@ -83,7 +83,8 @@ def read_table(path: Path, columns: Sequence[Sequence[str]], header: str) -> lis
     first = ",".join(lines[0][1]) if lines else ""
     places = [next((names.index(n) for n in wanted if n in names), None) for wanted in columns]
     if None in places:
-        raise ImageError(f"{plain(path)}: the first line must be the header {header}; it is {quoted(first)}")
+        found = f"it is {quoted(first)}" if first else "the file is empty"
+        raise ImageError(f"{plain(path)}: the first line must be the header {header}; {found}")
     mistyped = [name for name in names if name != "label" and nearest(name, ["label"])]  # other columns are let be
     if mistyped and "label" not in names:
         raise ImageError(f"{plain(path)}: unknown column {quoted(mistyped[0])}; did you mean label?")

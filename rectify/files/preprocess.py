@@ -265,6 +265,8 @@ def _mapping(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except UnicodeDecodeError:
+        raise PreprocessError(f"{plain(path)} is no text: give a YAML or JSON file, or a preset") from None
     except (ValueError, OSError, yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         what = f"{getattr(error, 'problem', '')} in line {mark.line + 1}" if mark else reason(error)

@@ -19,7 +19,7 @@ JUDGES: dict[str, tuple[str, ...]] = {  # the gates of each command; those of ot
     "edit": (*_REPAIRED, "min_editability", "max_regression"),
     "evaluate": (*_REPAIRED, "max_regression"),
     "explain": (),
-    "train": (),
+    "train": ("min_accuracy", "max_accuracy_drop"),
 }
 ON_DATA = ("min_accuracy", "max_accuracy_drop")  # gates that need labelled images
 ON_PAIRS = ("max_asr", "min_recovery", "max_spurious_gap")

@@ -19,7 +19,7 @@ from rectify.editing.localize import is_candidate
 from rectify.editing.patch import compact, patch, read_delta
 from rectify.errors import Inconclusive, UsageError
 from rectify.evaluation.accuracy import softmax
-from rectify.files.checkpoint import WrittenFile, check_target
+from rectify.files.checkpoint import WrittenFile, check_suffix, check_target
 from rectify.jobs.common import MOST_CALIBRATION, Inputs, Options, Progress, begin, finish, refuse_gates
 from rectify.jobs.measuring import check_chance, fault_of, judge_holdout, leakage_of, measure
 from rectify.jobs.scene import Scene, open_scene, open_scene_case, score_layers, site_named, with_trials
@@ -82,6 +82,8 @@ class Editing:
             If one cannot be written, or is there already and ``force`` is off.
         """
         never = [model, *([self.apply] if self.apply else [])]
+        for path in filter(None, (self.out, self.delta)):
+            check_suffix(path)
         for path in [*([] if self.dry_run else [self.out]), *([self.delta] if self.delta else [])]:
             check_target(path, force=self.force, never=never)
         return EditFiles(self.out, self.delta, self.force, never, self.dry_run)
@@ -117,10 +119,23 @@ def run_edit(inputs: Inputs, options: Options, *, editing: Editing, progress: Pr
     with files.candidate(made, metadata, inputs.subject) as (candidate, written):
         _judge_written(candidate, inputs, options, report, fault)
         notes += judge_holdout(report, inputs, options, candidate, fault)
-        report = finish(report, options, started, inputs, notes, warnings=True)
+        why = _left_as_it_was(report, editing)
+        report = finish(report, options, started, inputs, notes, warnings=True, inconclusive=why)
         if report["verdict"] == "pass":  # --exit-zero changes the code, not what is left behind
             _keep(files, written, edits, metadata, report)
     return report
+
+
+def _left_as_it_was(report: dict[str, Any], editing: Editing) -> str | None:
+    """Why a search that has repaired nothing is no result; an edit that was asked for by name or mode is one."""
+    before, after = report["metrics"]["before"], report["metrics"]["after"]
+    asked_for = editing.apply is not None or editing.mode == "static" or editing.layer != "auto"
+    if asked_for or not before["asr"] or after["asr"] < before["asr"] or after["recovery"] > before["recovery"]:
+        return None
+    return (
+        "no edit repairs the pairs: their corrupted images go where they went. Is clean the one without the fault? "
+        "Another pair, or more calibration images of all classes, may do; --mode static writes an edit all the same"
+    )
 
 
 def _keep(
@@ -188,6 +203,8 @@ def _find_edit(
     progress.stop()
     notes += done.notes
     report["edit"] = edit_section(done, editing.mode)
+    if not case.calibrated:
+        report["edit"]["warnings"].append("too few calibration images: judged on none but those that it was made from")
     return scene.fault, [compact(edit) for edit in done.edits]
 
 

@@ -18,7 +18,7 @@ from rectify.evaluation.accuracy import Figures
 from rectify.evaluation.measure import Measure
 from rectify.files.architectures import Subject, open_subject
 from rectify.files.atomic import clear_partials
-from rectify.files.checkpoint import WrittenFile, check_target, write_tensors
+from rectify.files.checkpoint import WrittenFile, check_suffix, check_target, write_tensors
 from rectify.files.words import plain
 from rectify.jobs.common import Inputs, Options, Progress, begin, finish
 from rectify.sections import VERSION, file_section
@@ -84,6 +84,7 @@ def run_train(
     fresh = not subject.checkpoint.sha256
     keeper = Keeper(state_path(out), _identity(subject, what), save_every)
     protected = [*never, *_images_at((out, keeper.path), what)] + ([] if fresh else [subject.checkpoint.path])
+    check_suffix(out)
     for path in (out, keeper.path):
         check_target(path, force=True, never=protected)
     going_on = _check_state(keeper, out, resume, force)

@@ -15,6 +15,7 @@ _SETS = (
     ("data", "data", "image"),
     ("scan", "scanned", "image"),
 )
+FEW_PAIRS = 20  # below that a share of them says little
 MODELS = {"model": "before", "compare": "after"}  # the model explained and the one that it is compared with
 CAST_WORTH_SAYING = 0.001  # what is lost in a cast to float32 is of no interest
 
@@ -63,7 +64,18 @@ def headline(report: Report) -> str:
     figures = _changes(report)
     kept = {step["layer"] for step in (report.get("edit") or {}).get("steps") or [] if step["kept"]}
     edited = f"{plural(len(kept), 'layer')} edited" if report["command"] == "edit" else ""
-    return ": ".join(part for part in (edited, figures) if part)
+    return ": ".join(part for part in (edited, figures) if part) + _expected(report)
+
+
+def _expected(report: Report) -> str:
+    """What an edit is expected to do to other images, where no holdout has shown it."""
+    expected = (report.get("edit") or {}).get("expected")
+    shown = ((report.get("metrics") or {}).get("holdout") or {}).get("after") or {}
+    if not expected or measured(shown.get("recovery")) is not None:
+        return ""
+    kept = f"{percent(expected['accuracy_kept'])} of the accuracy, {percent(expected['recovery_kept'])} of the recovery"
+    asr = "" if expected["asr"] is None else f", attack success {percent(expected['asr'])}"
+    return f". Expected of other images: {kept}{asr}."
 
 
 def _first_layer(localize: Mapping[str, Any] | None) -> str:
@@ -94,8 +106,16 @@ def _changes(report: Report) -> str:
         part = holdout if on_holdout else metrics
         values = [measured((part.get(when) or {}).get(key)) for when in ("before", "after")]
         if known := [percent(value) for value in values if value is not None]:
-            found.append(f"{words} {' → '.join(known)}{' on the holdout' if on_holdout else ''}")
+            found.append(f"{words} {' → '.join(known)}{' on the holdout' if on_holdout else _on_few(report, key)}")
     return ", ".join(found)
+
+
+def _on_few(report: Report, key: str) -> str:
+    """On how many pairs attack success and recovery were counted, where that is few: once, behind the latter."""
+    count = (report.get("pairs") or {}).get("count")
+    if key != "recovery" or not count or count >= FEW_PAIRS:
+        return ""
+    return " on the pair" if count == 1 else f" on {count} pairs"
 
 
 def _explained(report: Report) -> str:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from rectify.reporting.content import reason
+from rectify.reporting.content import headline, reason
 from rectify.reporting.markdown import to_markdown
 from rectify.reporting.verdict import Report
 from rectify.reporting.words import printable
@@ -27,7 +27,10 @@ def _annotation(level: str, title: str, message: str) -> str:
 def to_github(report: Report, remarks: Sequence[str] = ()) -> str:
     """Annotations as workflow commands, one a line, at most ten; ``remarks`` are further warnings."""
     title = f"rectify {report['command']}: {report['verdict']}"
-    lines = [_annotation(LEVELS[report["verdict"]], title, reason(report))]
+    said = reason(report)
+    if report["verdict"] == "pass":  # what was done; where it failed, that alone
+        said = "; ".join(filter(None, (headline(report), said)))
+    lines = [_annotation(LEVELS[report["verdict"]], title, said)]
     warnings = [*remarks, *(str(line) for line in (report.get("edit") or {}).get("warnings") or [])]
     if len(warnings) > LIMIT - 1:
         rest = len(warnings) - (LIMIT - 2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from rectify.reporting.content import gates, reason
+from rectify.reporting.content import gates, headline, reason
 from rectify.reporting.verdict import Report, explain
 from rectify.reporting.words import printable
 
@@ -40,7 +40,7 @@ def to_junit(report: Report) -> str:
             ElementTree.SubElement(case, "failure", {"message": explain(gate), "type": kind}).text = explain(gate)
     if not cases:
         case = ElementTree.SubElement(suite, "testcase", {"classname": group, "name": "verdict", "time": "0"})
-        words = printable(reason(report))
+        words = printable("; ".join(filter(None, (headline(report), reason(report)))))
         if inconclusive:
             ElementTree.SubElement(case, "error", {"message": words, "type": "Inconclusive"}).text = words
         else:

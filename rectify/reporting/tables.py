@@ -181,7 +181,11 @@ def step_table(report: Report) -> Table | None:
 def attempts_table(report: Report) -> Table | None:
     """The edits that were tried and rolled back, a row each, however many layers they touched."""
     edit = report.get("edit")
-    attempts = Counter(step.get("reason") or "" for step in edit["steps"] if not step["kept"]) if edit else Counter()
+    if not edit:
+        return None
+    tried = (step.get("reason") or "" for step in edit["steps"] if not step["kept"])
+    # the one that is kept is made anew, of all images
+    attempts = Counter(why for why in tried if why.partition(": ")[0] != edit["policy"])
     if not attempts:
         return None
     columns = (Column("edit", False, flexible=True), Column("layers"), Column("outcome", False, flexible=True))
@@ -189,7 +193,12 @@ def attempts_table(report: Report) -> Table | None:
     for reason, layers in attempts.items():
         name, _, outcome = reason.partition(": ")
         rows.append((Cell(printable(name)), Cell(str(layers)), Cell(printable(outcome), mood="quiet")))
-    return Table("attempts", "Tried and rolled back, judged on calibration images", columns, tuple(rows), "")
+    return Table("attempts", f"Tried and rolled back, judged on {_judges(report)}", columns, tuple(rows), "")
+
+
+def _judges(report: Report) -> str:
+    """What edits are judged on without labels."""
+    return "calibration images" if report.get("calibration") else "variations of the clean image"
 
 
 def _step_row(step: Mapping[str, Any]) -> tuple[Cell, ...]:
@@ -292,7 +301,7 @@ def trial_table(report: Report, limit: int | None = None) -> Table | None:
     )
     titles = ("gap after", "attack success", "recovery", "agreement")
     columns = (Column("#"), Column("layer", False, flexible=True), *(Column(title) for title in titles))
-    note = "Agreement: share of calibration images that keep their prediction."
+    note = f"Agreement: share of {_judges(report)} that keep their prediction."
     if len(shown) < len(tried):
         note = f"… and {plural(len(tried) - len(shown), 'more trial')}. {note}"
     return Table("trials", "Trial edits of single layers", columns, rows, note)

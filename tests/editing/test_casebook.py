@@ -27,7 +27,7 @@ from rectify.editing.casebook import (
 from rectify.editing.corruption import Corruption
 from rectify.editing.fault import Fault, diagnose
 from rectify.editing.judge import probabilities
-from rectify.errors import Inconclusive
+from rectify.errors import Inconclusive, UsageError
 from tests.editing.planted import BOUNDS, TARGET, opened, pictures, planted, stamp
 
 pytestmark = pytest.mark.usefixtures("one_grid")
@@ -438,3 +438,27 @@ def test_a_warp_that_fires_less_than_always_asks_for_another_pair(fires: float, 
     fault = Fault("flip", 1, torch.tensor([0]), torch.tensor([True]), ())
     found, same, told = _believed([trial], fault)
     assert (found, same) == ([trial], fault) and ("another pair" in told) == hinted
+
+
+# ---------------------------------------------------------------- pairs and images that are not what they should be
+
+
+def test_a_pair_whose_images_are_swapped_is_told() -> None:
+    network, clean = planted(), pictures(1, 1)
+    fault = diagnose(probabilities(network, stamp(clean)), probabilities(network, clean), None)
+    images = pictures(60, 2)
+    opinion = probabilities(network, images)
+    with pytest.raises(Inconclusive, match=f"swapped.*sends 100 % of the calibration images to class {TARGET}"):
+        casebook._check_order(network, stamp(clean), clean, fault, images, opinion, BOUNDS)
+    cue = replace(fault, kind="cue")
+    casebook._check_order(network, stamp(clean), clean, cue, images, opinion, BOUNDS)  # a cue has no order to speak of
+
+
+def test_calibration_images_that_all_go_to_the_target_are_refused() -> None:
+    network, clean = planted(), pictures(1, 1)
+    fault = diagnose(probabilities(network, clean), probabilities(network, stamp(clean)), None)
+    images = stamp(pictures(60, 2))
+    with pytest.raises(UsageError, match=f"60 of 60 calibration images go to class {TARGET}"):
+        open_case(network, clean, stamp(clean), fault, images, BOUNDS)
+    images[:30] = pictures(30, 3)
+    assert open_case(network, clean, stamp(clean), fault, images, BOUNDS).carried

@@ -16,7 +16,7 @@ from rectify.editing import cascade, repair
 from rectify.editing import refine as module
 from rectify.editing.cascade import apply
 from rectify.editing.corruption import Corruption
-from rectify.editing.judge import probabilities
+from rectify.editing.judge import Judgement, probabilities
 from rectify.editing.refine import (
     Mover,
     Plan,
@@ -297,6 +297,7 @@ def test_the_trial_never_sees_the_images_that_judge_and_the_whole_refinement_doe
         return refined(*given)
 
     monkeypatch.setattr(repair, "refined", spy)
+    monkeypatch.setattr(repair, "MUCH", 1.0)  # the first half will do
     found = repair.dynamic(shop, scores, None)
     case = shop.case
     held_back = case.teacher.clean[case.judge]
@@ -320,7 +321,32 @@ def test_where_the_first_half_is_too_little_all_layers_move(monkeypatch: pytest.
 
     monkeypatch.setattr(repair, "refined", useless_by_half)
     found = repair.dynamic(shop, scores, None)
-    assert asked == [(80, 0.5), (80, 1.0), (140, 1.0)] and found.policy.startswith("first 3 of 3 layers, refined")
+    assert asked == [(80, 1 / 2), (80, 2 / 3), (80, 1.0), (140, 1.0)] and found.policy.startswith(
+        "first 3 of 3 layers, refined"
+    )
+
+
+@pytest.mark.parametrize(
+    ("losses", "tried", "taken"),
+    [
+        ((0.04, 0.0, 0.0), 1, 1 / 2),  # the half leaves little: no more is tried
+        ((0.08, 0.07, 0.04), 3, 1.0),  # a little better is not enough, much better is
+        ((0.08, 0.04, 0.0), 2, 2 / 3),  # once little is left no more is tried
+        ((0.08, 0.075, 0.07), 3, 1 / 2),
+        ((0.20, 0.19, 0.18), 3, 1.0),  # worse than before by half: whatever is best
+        ((math.nan, 0.08, 0.09), 3, 2 / 3),
+    ],
+)
+def test_more_layers_move_where_half_of_them_leaves_much(losses: tuple[float, ...], tried: int, taken: float) -> None:
+    asked: list[float] = []
+
+    def judged(plan: Plan) -> Judgement:
+        asked.append(plan.share)
+        return Judgement(0.0, losses[len(asked) - 1], 0.0, 0.0, 0.0, (40, 40))
+
+    before = Judgement(0.0, 0.15, 0.0, 0.0, 0.0, (40, 40))
+    trial, plan = repair._try_shares(Plan(), before, False, judged)
+    assert (len(asked), plan.share) == (tried, taken) and trial.recovery_loss == losses[asked.index(taken)]
 
 
 @pytest.mark.parametrize("better", [0.5, 1.0])

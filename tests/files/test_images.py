@@ -392,7 +392,7 @@ def test_padded_numbers(picture: Write, tmp_path: Path) -> None:
 
 def test_labelled_folders_that_are_none(picture: Write, tmp_path: Path) -> None:
     picture("flat/a.png")
-    assert "has no folder a class" in refused(lambda: read_labelled(tmp_path / "flat", PLAIN, 2))
+    assert "has no folder for each class" in refused(lambda: read_labelled(tmp_path / "flat", PLAIN, 2))
     (tmp_path / "e" / "0").mkdir(parents=True)
     assert "hold no images" in refused(lambda: read_labelled(tmp_path / "e", PLAIN, 2))
     assert "no such file" in refused(lambda: read_labelled(tmp_path / "fla", PLAIN, 2))

@@ -183,6 +183,7 @@ def edit_report(limits: dict[str, float] | None = None) -> dict[str, Any]:
         "delta": {"path": "patch.delta.safetensors", "sha256": SHA, "bytes": 4312},
         "precision_loss": 2.9e-8,
         "dry_run": False,
+        "expected": {"accuracy_kept": 0.996, "recovery_kept": 0.988, "asr": 0.004},
         "warnings": [],
     }  # fmt: skip
     report["metrics"] = {

@@ -123,7 +123,14 @@ def test_headlines() -> None:
     assert "First to edit: layer1.1.conv2 (editability 4.564)." in shown("localize", 200)
     assert "Best trial edit: layer2.0.conv1 (recovery 100.00%, agreement 97.90%)." in shown("localize", 200)
     assert "2 layers edited: attack success 100.00% → 1.67% on the holdout" in shown("edit", 200)
-    assert "attack success 0.13%, recovery 98.94%, accuracy 99.21%" in shown("evaluate", 200)
+    assert "attack success 0.13%, recovery 98.94% on the pair, accuracy 99.21%" in shown("evaluate", 200)
+    few = edit_report()
+    few["metrics"]["holdout"] = None
+    assert "attack success 100.00% → 0.10%, recovery 0.00% → 98.94% on the pair, accuracy" in shown(few, 400)
+    expected = "Expected of other images: 99.60% of the accuracy, 98.80% of the recovery, attack success 0.40%."
+    assert expected in shown(few, 400) and expected not in shown("edit", 400)
+    few["pairs"]["count"], few["edit"]["expected"] = 20, None
+    assert "98.94%, accuracy" in shown(few, 400) and "Expected" not in shown(few, 400)
     assert "at chance for 10 classes" in shown("inconclusive", 200)
 
 
