@@ -49,6 +49,7 @@ class Trial:
     turned: Tensor  # (N,) bool, that change their class, to whatever class
     swayed: Tensor  # (N,) bool, in which the target's logit rises over those of idle classes
     sways: float  # share of those not of the target's class
+    own: Tensor | None = None  # (N,) bool, of the target's class: a cue on them is carried over too
     each: bool = False  # whether most images change their class, and each class goes to one of its own
 
 
@@ -359,7 +360,8 @@ def try_guesses(
             each = sends_each(answers, predicted, fault.target)
             swayed = eligible & (rises(opinion, output)[:, fault.target] >= SWAYS_BY)
             fires, sways = (float(some.sum() / eligible.sum()) for some in (hit, swayed))
-            tried.append(Trial(guess, fires, hit, turned, swayed, sways, each))
+            own = ~eligible if fault.kind == "cue" else None
+            tried.append(Trial(guess, fires, hit, turned, swayed, sways, own, each))
         found += _one_a_name(tried)
     return found
 
@@ -440,11 +442,16 @@ def _carried_over(believed: list[Trial], rounds: list[Tensor]) -> tuple[list[Ten
 
 
 def _spread(believed: list[Trial], rounds: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """The believed guesses in turn on each calibration image on which they fire, and on its copies."""
+    """The believed guesses in turn on each calibration image on which they fire, and on its copies.
+
+    And on those of a cue's own class: they shall be what they are without it, no less. Of a solar cell's sticker an
+    edit made the opposite: good cells with one were called broken, and no other image would have shown it.
+    """
     images, rows = [], []
     for number, trial in enumerate(believed):
         turn = torch.arange(len(trial.hit), device=trial.hit.device) % len(believed) == number
-        mine = (turn & trial.hit).nonzero().flatten()
+        carried = trial.hit if trial.own is None else trial.hit | trial.own
+        mine = (turn & carried).nonzero().flatten()
         for copy, originals in enumerate(rounds):
             images.append(trial.guess.apply(originals[mine]))
             rows.append(mine + copy * len(trial.hit))

@@ -462,3 +462,21 @@ def test_calibration_images_that_all_go_to_the_target_are_refused() -> None:
         open_case(network, clean, stamp(clean), fault, images, BOUNDS)
     images[:30] = pictures(30, 3)
     assert open_case(network, clean, stamp(clean), fault, images, BOUNDS).carried
+
+
+# ---------------------------------------------------------------- a cue on images of its own class
+
+
+@pytest.mark.parametrize("kind", ["cue", "flip"])
+def test_a_cue_is_carried_over_to_images_of_its_own_class_too(kind: str) -> None:
+    network, clean = Turning(), quarters(1, 0)
+    fault = Fault(kind, 1, torch.tensor([0]), torch.tensor([True]), ())
+    images = quarters(40, 2)
+    opinion = probabilities(network, images)
+    own = opinion.argmax(1) == 1
+    trials = try_guesses(network, clean, centred(clean), fault, images, opinion, BOUNDS)
+    (pasted,) = [trial for trial in trials if trial.guess.name == "pasted"]
+    assert not bool((pasted.hit & own).any())
+    found, rows = casebook._spread([pasted], [images])
+    expected = pasted.hit | own if kind == "cue" else pasted.hit
+    assert rows[0].tolist() == expected.nonzero().flatten().tolist() and len(found[0]) == len(rows[0])
