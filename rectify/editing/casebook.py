@@ -25,6 +25,7 @@ BELIEVE = 0.3  # a guess must fire on this share of the calibration images; wron
 # a fixed trigger would fire (nearly) always, and often does so with nothing but its texture.
 VARIES_BEHIND, ALWAYS = 0.1, 0.95
 MOST_OF_TARGET = 0.9  # of the calibration images, at most, may go to the target
+OWN_SHARE = 0.25  # of the calibration images: from there on those of the target's class are a good part of them
 TURNS_MOST = 0.8  # of the images, at least, are turned by what is no mere cue
 ANYWHERE = 0.8  # a mark that fires elsewhere so often may be anywhere, and is judged; below it is only solved on
 TURNS = 0.5  # where none does: a guess must change the class of this share of them, to whatever class
@@ -49,7 +50,7 @@ class Trial:
     turned: Tensor  # (N,) bool, that change their class, to whatever class
     swayed: Tensor  # (N,) bool, in which the target's logit rises over those of idle classes
     sways: float  # share of those not of the target's class
-    own: Tensor | None = None  # (N,) bool, of the target's class: a cue on them is carried over too
+    own: Tensor | None = None  # (N,) bool, of the target's class, if the fault is carried over to them too
     each: bool = False  # whether most images change their class, and each class goes to one of its own
 
 
@@ -345,6 +346,7 @@ def try_guesses(
     eligible = opinion.argmax(1) != fault.target
     if not bool(eligible.any()):
         return []
+    few = float(eligible.float().mean()) <= 1 - OWN_SHARE  # classes, or images of others
     found = []
     for row in range(min(len(clean), MOST_PAIRS_GUESSED)):
         tried = []
@@ -360,7 +362,7 @@ def try_guesses(
             each = sends_each(answers, predicted, fault.target)
             swayed = eligible & (rises(opinion, output)[:, fault.target] >= SWAYS_BY)
             fires, sways = (float(some.sum() / eligible.sum()) for some in (hit, swayed))
-            own = ~eligible if fault.kind == "cue" else None
+            own = ~eligible if fault.kind == "cue" or few else None
             tried.append(Trial(guess, fires, hit, turned, swayed, sways, own, each))
         found += _one_a_name(tried)
     return found
@@ -444,8 +446,9 @@ def _carried_over(believed: list[Trial], rounds: list[Tensor]) -> tuple[list[Ten
 def _spread(believed: list[Trial], rounds: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """The believed guesses in turn on each calibration image on which they fire, and on its copies.
 
-    And on those of a cue's own class: they shall be what they are without it, no less. Of a solar cell's sticker an
-    edit made the opposite: good cells with one were called broken, and no other image would have shown it.
+    And on those of the target's class, of a cue, or where they are a good part of all: they shall be what they are
+    without it, no less. Of a solar cell's sticker an edit made the opposite: of the good cells that bore it a third was
+    called broken, and no other image would have shown it.
     """
     images, rows = [], []
     for number, trial in enumerate(believed):

@@ -90,7 +90,8 @@ def _find_weights(path: Path) -> Path:
             raise UnsupportedCheckpoint(
                 f"{name} splits its weights into several files: join them into one model.safetensors first"
             )
-        others = sorted(p for p in path.iterdir() if p.suffix in (".pt", ".pth", ".safetensors", ".bin", ".ckpt"))
+        found = [p for p in path.iterdir() if p.suffix in (".pt", ".pth", ".safetensors", ".bin", ".ckpt")]
+        others = sorted(found, key=lambda p: ("delta" in p.stem.lower(), p))  # a delta is no model
         hint = f"did you mean {listed(others)}?" if others else "give the path of a checkpoint file"
         raise CheckpointError(f"{name} is a folder without model.safetensors: {hint}")
     if not (path / "config.json").is_file():

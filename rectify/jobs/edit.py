@@ -160,6 +160,8 @@ def _read_edit(
         report["pairs"] = pairs_section(inputs.pairs, fault)
     _check_leakage_gate(inputs, options, fault)
     report["edit"] = apply_section(edits, metadata)
+    if inputs.pairs is None and inputs.holdout is None and inputs.data is None:
+        report["edit"]["warnings"].append("made, and judged on nothing: give --data, --holdout, or the pair")
     return fault, edits, {**metadata, "kind": "model"}
 
 

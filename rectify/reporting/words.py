@@ -64,7 +64,7 @@ def number(value: float | None, figures: int = 4) -> str:
 def aligned(values: Sequence[float | None]) -> list[str]:
     """Numbers of one column, all with the same decimals, so that the eye can compare them.
 
-    The middle one gets three significant figures; one too small for the decimals is ``<0.01``.
+    The middle one gets three significant figures; one too small for the decimals is ``<0.01``, or ``-0.00``.
     """
     known = sorted(abs(value) for value in values if value is not None and math.isfinite(value) and value != 0)
     if not known or known[-1] >= 10**6 or known[-1] < 10**-4:
@@ -76,7 +76,7 @@ def aligned(values: Sequence[float | None]) -> list[str]:
         if value is None or not math.isfinite(value):
             texts.append(MISSING)
         elif 0 < abs(value) < least:
-            texts.append(f"{'<' if value > 0 else '>-'}{10**-decimals:.{decimals}f}")
+            texts.append(f"<{10**-decimals:.{decimals}f}" if value > 0 else f"-{0:.{decimals}f}")
         else:
             texts.append(f"{value:.{decimals}f}")
     return texts

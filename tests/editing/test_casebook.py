@@ -467,8 +467,11 @@ def test_calibration_images_that_all_go_to_the_target_are_refused() -> None:
 # ---------------------------------------------------------------- a cue on images of its own class
 
 
-@pytest.mark.parametrize("kind", ["cue", "flip"])
-def test_a_cue_is_carried_over_to_images_of_its_own_class_too(kind: str) -> None:
+@pytest.mark.parametrize(("kind", "share", "too"), [("cue", 0.5, True), ("flip", 0.5, False), ("flip", 0.25, True)])
+def test_a_cue_or_one_of_few_classes_is_carried_over_to_images_of_its_own_class_too(
+    kind: str, share: float, too: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(casebook, "OWN_SHARE", share)
     network, clean = Turning(), quarters(1, 0)
     fault = Fault(kind, 1, torch.tensor([0]), torch.tensor([True]), ())
     images = quarters(40, 2)
@@ -478,5 +481,5 @@ def test_a_cue_is_carried_over_to_images_of_its_own_class_too(kind: str) -> None
     (pasted,) = [trial for trial in trials if trial.guess.name == "pasted"]
     assert not bool((pasted.hit & own).any())
     found, rows = casebook._spread([pasted], [images])
-    expected = pasted.hit | own if kind == "cue" else pasted.hit
+    expected = pasted.hit | own if too else pasted.hit
     assert rows[0].tolist() == expected.nonzero().flatten().tolist() and len(found[0]) == len(rows[0])
