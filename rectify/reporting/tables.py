@@ -121,7 +121,10 @@ def figure_tables(report: Report) -> list[Table]:
     """Before, after and change of accuracy, attack success (with base rate), recovery, gap; the holdout apart."""
     metrics = report.get("metrics") or {}
     found: list[Table] = []
-    parts = (("figures", "Figures", metrics), ("holdout", "Figures on the holdout pairs", metrics.get("holdout") or {}))
+    parts = (
+        ("figures", _of_what(report), metrics),
+        ("holdout", "Figures on the holdout pairs", metrics.get("holdout") or {}),
+    )
     for key, title, part in parts:
         sides = [(name, part[name]) for name in ("before", "after") if part.get(name)]
         if sides:
@@ -129,6 +132,14 @@ def figure_tables(report: Report) -> list[Table]:
             has_base = any(side.get("base_rate") is not None for _, side in sides)
             found.append(_figure_table(key, title, sides, BASE_RATE_NOTE if has_base and not explained else ""))
     return found
+
+
+def _of_what(report: Report) -> str:
+    """The title of the figures: of how many pairs and images they are."""
+    counts = [
+        plural(part["count"], noun) for key, noun in (("pairs", "pair"), ("data", "image")) if (part := report.get(key))
+    ]
+    return f"Figures, of {' and '.join(counts)}" if counts else "Figures"
 
 
 def _figure_table(key: str, title: str, sides: Sequence[tuple[str, Mapping[str, Any]]], note: str) -> Table:
