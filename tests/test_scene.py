@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 import torch
 from torch import nn
 
+from rectify.editing.fault import Fault
 from rectify.errors import UsageError
 from rectify.jobs.common import Inputs, Options, begin
 from rectify.jobs.edit import _rank
+from rectify.jobs.evaluate import _doubtful_target
 from rectify.jobs.scene import _left_out, _without, site_named
 from rectify.model.trace import survey
 
@@ -85,3 +88,11 @@ def test_a_rank_that_is_none_is_told(rank: str | int) -> None:
 
 def test_a_rank_may_be_a_number() -> None:
     assert (_rank(3), _rank("12")) == (3, 12)
+
+
+@pytest.mark.parametrize(("shown", "told"), [([True] + 3 * [False], True), ([True] * 4, False), ([False] * 4, True)])
+def test_a_target_that_few_images_show_is_told_to_be_doubtful(shown: list[bool], told: bool) -> None:
+    fault = Fault("flip", 2, torch.zeros(4, dtype=torch.int64), torch.tensor(shown), ())
+    assert bool(_doubtful_target(fault, None)) == told
+    before: Any = SimpleNamespace()
+    assert _doubtful_target(fault, before) == [] == _doubtful_target(replace(fault, target=None), None)

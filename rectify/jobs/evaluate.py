@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from rectify.attribution.score import Score, batch_that_fits
+from rectify.editing.fault import Fault
 from rectify.errors import Inconclusive, UsageError
 from rectify.evaluation.quality import Bench
 from rectify.files.architectures import Subject
@@ -76,6 +77,7 @@ def run_evaluate(
         fault = fault_of(inputs, options, first) if inputs.pairs or inputs.holdout else None
         if fault is not None and inputs.pairs:
             report["pairs"] = pairs_section(inputs.pairs, fault)
+            notes += _doubtful_target(fault, against)
         after = measure(inputs.subject.network, inputs, options, fault, first.network)
         report["metrics"]["after"] = after.to_dict()
         if against is not None:
@@ -96,6 +98,17 @@ def run_evaluate(
             report, options, started, inputs, notes, inconclusive=f"nothing to measure: {rows[0]['settings']['why']}"
         )
     return finish(report, options, started, inputs, notes)
+
+
+def _doubtful_target(fault: Fault, against: Subject | None) -> list[str]:
+    """What to say where the target is read off the few corrupted images that a repaired model still gets wrong."""
+    count, total = int(fault.shown.sum()), len(fault.shown)
+    if against is not None or fault.kind != "flip" or fault.target is None or 2 * count >= total:
+        return []
+    return [
+        f"{count} of {total} corrupted images change their class, most to {fault.target}, which counts as the target: "
+        "--against MODEL, the one before the edit, shows where the fault drives to"
+    ]
 
 
 def _explanations(
