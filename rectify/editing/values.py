@@ -37,10 +37,16 @@ class Teacher:
     _kept: dict[str, Tensor] = field(default_factory=dict)
 
     def prepare(self, sites: list[Site]) -> None:
-        """Fetch the values of all these sites in one pass, if they fit into memory."""
+        """Fetch the values of all these sites in one pass, if they fit into memory; others make room for them."""
         missing = [site for site in sites if site.name not in self._kept]
-        if not missing or self._bytes(missing) + sum(map(_size, self._kept.values())) > MEMORY:
+        if not missing:
             return
+        wanted = {site.name: self._kept[site.name] for site in sites if site.name in self._kept}
+        needed = self._bytes(missing)
+        if needed + sum(map(_size, wanted.values())) > MEMORY:
+            return
+        if needed + sum(map(_size, self._kept.values())) > MEMORY:
+            self._kept = wanted
         parts: dict[str, list[Tensor]] = {site.name: [] for site in missing}
         for start in range(0, len(self.clean), self.batch):
             for name, values in _read(self.network, self.clean[start : start + self.batch], missing).items():

@@ -317,3 +317,22 @@ def test_bind_takes_the_copys_own_module() -> None:
     student = copy.deepcopy(network)
     assert bind(student, site).layer.module is student[1] and bind(student, site).join is site.join  # type: ignore[index]
     assert cascade_module.bind is bind
+
+
+def test_values_kept_stay_within_the_bound_and_make_room_for_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = fixtures.vgg(4, width=2).eval().requires_grad_(False)
+    sites, material = case(network, (3, 8, 8))
+    teacher = material.teacher
+    sizes = [teacher._bytes([site]) for site in sites]
+    monkeypatch.setattr("rectify.editing.values.MEMORY", sizes[0] + sizes[1])
+
+    def kept() -> set[str]:
+        assert sum(value.numel() * value.element_size() for value in teacher._kept.values()) <= sizes[0] + sizes[1]
+        return set(teacher._kept)
+
+    teacher.prepare(sites[:2])
+    assert kept() == {site.name for site in sites[:2]}
+    teacher.prepare(sites)  # too much: what is there stays
+    assert kept() == {site.name for site in sites[:2]}
+    teacher.prepare([sites[1], sites[2]])
+    assert kept() == {sites[1].name, sites[2].name}
