@@ -29,6 +29,7 @@ def pairs_section(pairs: Pairs, fault: Fault) -> dict[str, Any]:
         "count": len(pairs),
         "sha256": pairs.sha256,
         "target": None if fault.each else fault.target,
+        "each": fault.each,
         "labels": fault.labels.tolist(),
         "fault": fault.kind,
     }

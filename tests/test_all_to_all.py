@@ -38,5 +38,6 @@ def test_the_report_names_no_target(tmp_path: Path) -> None:
     argv += ["--calibration", "calibration", "--report", "r.json", "--report", "r.md", "--dry-run", "--no-cache"]
     said = run_here([*argv, "--format", "json"], tmp_path)
     assert any("changes the class of 100 %, to many classes" in note for note in said.report["run"]["notes"]), said
-    assert said.report["pairs"]["target"] is None and said.report["localize"]["target"] == 1
+    assert said.report["pairs"]["target"] is None and said.report["pairs"]["each"]
+    assert said.report["localize"]["target"] == 1
     assert "1 pair, fault flip, each class to another" in (tmp_path / "r.md").read_text()

@@ -11,47 +11,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rectify.editing.belief import Trial, believe, best_by_name, is_aside, marks, try_guesses, weighed
 from rectify.editing.cascade import Material
-from rectify.editing.corruption import Bounds, Corruption, guesses
-from rectify.editing.fault import Fault, rises, sends_each
+from rectify.editing.corruption import Bounds, Corruption
+from rectify.editing.fault import Fault
 from rectify.editing.judge import Bench, probabilities
 from rectify.editing.values import Teacher
 from rectify.errors import Inconclusive, UsageError
 
 LEAST_TO_SPLIT = 40  # with fewer calibration images the judge sees those that the edit was solved on
 JUDGED = (1, 3)  # of every five calibration images these only judge
-BELIEVE = 0.3  # a guess must fire on this share of the calibration images; wrong ones were seen to fire on 0.12 or less
-# What differs from image to image is believed where it fires about as often as what the pair has, which is not always:
-# a fixed trigger would fire (nearly) always, and often does so with nothing but its texture.
-VARIES_BEHIND, ALWAYS = 0.1, 0.95
 MOST_OF_TARGET = 0.9  # of the calibration images, at most, may go to the target
 OWN_SHARE = 0.25  # of the calibration images: from there on those of the target's class are a good part of them
 TURNS_MOST = 0.8  # of the images, at least, are turned by what is no mere cue
-ANYWHERE = 0.8  # a mark that fires elsewhere so often may be anywhere, and is judged; below it is only solved on
-TURNS = 0.5  # where none does: a guess must change the class of this share of them, to whatever class
-# Where none does that either: it must raise the target's logit over those of idle classes by so much, in so many.
-# Cues did so in 87 to 100 %, however few they turned; other marks, waves, pictures and warps in 46 % at most.
-SWAYS_BY, SWAYS = 1.0, 0.6
-NEAR_BEST = 0.05
-AS_OFTEN = 0.02  # two guesses of one name fire as often if their shares differ by no more
-MOST_PAIRS_GUESSED = 4
 PSEUDO = 64  # variations of the clean images that stand in for missing calibration images
 VARIED = 800  # calibration images and shifted, mirrored copies of them that the final edit is solved on
 MOST_COPIES = 4
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One guess of the corruption and the share of calibration images on which it fires."""
-
-    guess: Corruption
-    fires: float
-    hit: Tensor  # (N,) bool, on which it fires
-    turned: Tensor  # (N,) bool, that change their class, to whatever class
-    swayed: Tensor  # (N,) bool, in which the target's logit rises over those of idle classes
-    sways: float  # share of those not of the target's class
-    own: Tensor | None = None  # (N,) bool, of the target's class, if the fault is carried over to them too
-    each: bool = False  # whether most images change their class, and each class goes to one of its own
 
 
 @dataclass(frozen=True)
@@ -206,14 +181,15 @@ def open_case(
     if calibrated:
         _check_clean(opinion, fault)
     trials = try_guesses(network, clean, corrupted, fault, calibration, opinion, bounds)
-    believed, fault, told = _believed(trials, fault)
-    if calibrated and max((trial.fires for trial in believed), default=0.0) < TURNS_MOST:
-        _check_order(network, clean, corrupted, fault, calibration, opinion, bounds)
+    believed, fault, told = weighed(trials, fault)
+    if calibrated and fault.kind == "flip" and max((trial.fires for trial in believed), default=0.0) < TURNS_MOST:
+        back = replace(fault, target=int(fault.labels[fault.shown].mode().values))
+        _check_order(try_guesses(network, corrupted, clean, back, calibration, opinion, bounds), back)
     if fault.kind != "leak":  # which sends no image anywhere, so that no guess can fire
         notes.append(told)
     copies = min(MOST_COPIES, -(-VARIED // len(calibration))) - 1
     rounds = [calibration, *(shifted(calibration, seed + 1 + number) for number in range(copies))]
-    images, rows, judging = _carried_over(believed, rounds)
+    images, rows, judging = _carried_over(believed, rounds, _own_class(opinion, fault))
     everything = torch.cat((*rounds, clean))
     fit, judge = _split(len(calibration), clean.device)
     own = torch.arange(len(everything) - len(clean), len(everything), device=clean.device)
@@ -229,7 +205,7 @@ def open_case(
         copies=copies,
         pairs=len(clean),
         fault=fault,
-        guesses=_best_by_name(trials),
+        guesses=best_by_name(trials),
         believed=tuple(trial.guess for trial in believed),
         calibrated=calibrated,
         notes=tuple(notes),
@@ -248,32 +224,26 @@ def _check_clean(opinion: Tensor, fault: Fault) -> None:
         )
 
 
-def _check_order(
-    network: nn.Module,
-    clean: Tensor,
-    corrupted: Tensor,
-    fault: Fault,
-    calibration: Tensor,
-    opinion: Tensor,
-    bounds: Bounds,
-) -> None:
-    """Refuse pairs whose order is wrong: what makes the clean image of the corrupted one is the trojan.
+def _check_order(trials: list[Trial], fault: Fault) -> None:
+    """Refuse swapped pairs: a mark, or what is clear, that makes the clean image of the corrupted one is the trojan.
+
+    Parameters
+    ----------
+    trials
+        Of what makes clean images of corrupted ones.
+    fault
+        As that would show it: its target is the clean image's class.
 
     Raises
     ------
     Inconclusive
         If that sends the calibration images to the clean image's class.
     """
-    if fault.kind != "flip":
-        return
-    label = int(fault.labels[fault.shown].mode().values)
-    back = replace(fault, target=label, labels=torch.full_like(fault.labels, fault.target or 0))
-    found = believe(try_guesses(network, corrupted, clean, back, calibration, opinion, bounds))
-    best = max((trial.fires for trial in found), default=0.0)
+    best = max((trial.fires for trial in believe(marks(trials))), default=0.0)
     if best >= TURNS_MOST:
         raise Inconclusive(
             f"the pair seems to be swapped: what makes the clean image of the corrupted one sends {100 * best:.0f} % "
-            f"of the calibration images to class {label}; give the image without the fault as --clean"
+            f"of the calibration images to class {fault.target}; give the image without the fault as --clean"
         )
 
 
@@ -299,179 +269,43 @@ def _split(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return index[~judged], index[judged]
 
 
-def _believed(trials: list[Trial], fault: Fault) -> tuple[list[Trial], Fault, str]:
-    """The trials that carry the fault over, the fault as they show it, and what to say of them.
+def _own_class(opinion: Tensor, fault: Fault) -> Tensor:
+    """Calibration images of the target's class that the fault is carried over to as well, (N,) bool.
 
-    What fires, else what sends each class to another one, else what draws to the target and turns few. Of few classes
-    (as of images of few) what sends each to another one fires too, on those whose turn it is to go to the target.
+    Those of a cue, or where they are a good part of all: they shall be what they are without it, no less. Of a solar
+    cell's sticker an edit made the opposite: of the good cells that bore it a third was called broken, and no other
+    image would have shown it.
     """
-    found = believe(trials)
-    if found and not (fault.kind == "flip" and all(trial.each for trial in found if not trial.guess.elsewhere_of)):
-        told = _tell(found, "fires on {}")
-        if any(trial.guess.moves for trial in found) and max(trial.fires for trial in found) < ALWAYS:
-            told += "; a warp leaves no trace where a picture is flat: another pair may tell more of it"
-        return found, fault, told
-    if fault.kind == "flip" and (found := turning(trials)):
-        fault = replace(fault, target=None)  # the pair's target is one of many
-        return found, fault, _tell(found, "changes the class of {}, to many classes")
-    if found := swaying(trials):
-        return found, fault, _tell(found, f"draws {{}} towards class {fault.target}, and turns few")
-    if fault.faint:
-        raise Inconclusive(
-            "the fault is not there: the confidence hardly moves in these pairs, and what was done to them draws few "
-            f"calibration images to class {fault.target}; give a pair whose clean image the model is less sure of"
-        )
-    best = max(trials, key=lambda trial: trial.fires, default=None)
-    tried = f" (best guess: {best.guess.name}, fires on {100 * best.fires:.0f} %)" if best else ""
-    told = f"the corruption does not carry over to calibration images{tried}: the edit rests on the pairs alone"
-    return [], fault, told
+    own = opinion.argmax(1) == (-1 if fault.target is None else fault.target)
+    return own if fault.kind == "cue" or float(own.float().mean()) >= OWN_SHARE else torch.zeros_like(own)
 
 
-def try_guesses(
-    network: nn.Module,
-    clean: Tensor,
-    corrupted: Tensor,
-    fault: Fault,
-    calibration: Tensor,
-    opinion: Tensor,
-    bounds: Bounds,
-) -> list[Trial]:
-    """Try every guess of the first pairs on the calibration images that are not of the target class.
-
-    A guess fires on an image if the image goes to the target; for a cue, if the target's probability rises by a
-    tenth or more. Without a target nothing can fire. Of the guesses of one pair that share a name one is kept.
-    """
-    if fault.target is None:
-        return []
-    eligible = opinion.argmax(1) != fault.target
-    if not bool(eligible.any()):
-        return []
-    few = float(eligible.float().mean()) <= 1 - OWN_SHARE  # classes, or images of others
-    found = []
-    for row in range(min(len(clean), MOST_PAIRS_GUESSED)):
-        tried = []
-        for guess in guesses(clean[row : row + 1], corrupted[row : row + 1], bounds):
-            output = probabilities(network, guess.apply(calibration))
-            predicted, answers = opinion.argmax(1), output.argmax(1)
-            if fault.kind == "flip":
-                hit = answers == fault.target
-            else:
-                hit = output[:, fault.target] - opinion[:, fault.target] >= 0.1
-            hit &= eligible
-            turned = answers != predicted
-            each = sends_each(answers, predicted, fault.target)
-            swayed = eligible & (rises(opinion, output)[:, fault.target] >= SWAYS_BY)
-            fires, sways = (float(some.sum() / eligible.sum()) for some in (hit, swayed))
-            own = ~eligible if fault.kind == "cue" or few else None
-            tried.append(Trial(guess, fires, hit, turned, swayed, sways, own, each))
-        found += _one_a_name(tried)
-    return found
-
-
-def _one_a_name(trials: list[Trial]) -> list[Trial]:
-    """Of guesses that share a name the clear one if it fires, else the best explanation that fires about as often."""
-    best = _best_by_name(trials)
-    chosen: dict[str, Trial] = {}
-    for trial in sorted(trials, key=lambda t: (not _is_sure(t), t.guess.misfit)):
-        if _is_sure(trial) or trial.fires >= best[trial.guess.name] - AS_OFTEN:
-            chosen.setdefault(trial.guess.name, trial)
-    return [trial for trial in trials if chosen.get(trial.guess.name) is trial]
-
-
-def _is_sure(trial: Trial) -> bool:
-    return trial.guess.clear and trial.fires >= BELIEVE
-
-
-def _is_aside(trial: Trial) -> bool:
-    return bool(trial.guess.elsewhere_of) and trial.fires < ANYWHERE
-
-
-def believe(trials: list[Trial]) -> list[Trial]:
-    """The trials that fire nearly as often as the best does, if that is often enough; the clear ones alone, if any.
-
-    A clear one explains the pair by what nothing else does. Others may fire more often, if they disturb an image more
-    (what looks like a blend, where a warp was all that was done), and be far from it. With what is believed goes the
-    same in other places, if it fires there.
-    """
-    firing = [trial for trial in trials if trial.fires >= BELIEVE]
-    placed = [trial for trial in firing if not trial.guess.elsewhere_of]
-    placed = [trial for trial in placed if _is_sure(trial)] or placed
-    fixed = [trial for trial in placed if not trial.guess.varies]
-    best = max((trial.fires for trial in fixed), default=0.0)
-    if best < ALWAYS and not any(_is_sure(trial) for trial in placed):
-        varied = [trial for trial in placed if trial.guess.varies and trial.fires >= best - VARIES_BEHIND]
-        if varied:
-            return varied
-    believed = [trial for trial in fixed if trial.fires >= best - NEAR_BEST]
-    names = {trial.guess.name for trial in believed}
-    return believed + [trial for trial in firing if trial.guess.elsewhere_of in names]
-
-
-def turning(trials: list[Trial]) -> list[Trial]:
-    """The believed of trials that count as firing where an image changes its class, to whatever class.
-
-    A trojan may send each class to another one, or a corruption that nobody planted may leave no image its class.
-    """
-    found = [replace(trial, fires=float(trial.turned.float().mean()), hit=trial.turned) for trial in trials]
-    return believe([trial for trial in found if trial.fires >= (BELIEVE if trial.guess.elsewhere_of else TURNS)])
-
-
-def swaying(trials: list[Trial]) -> list[Trial]:
-    """The believed of trials that count as firing where the target gains on idle classes, though few images are turned.
-
-    A network that knows its classes well is turned by a spurious cue where it is undecided, and nowhere else; the cue
-    has its part in every answer all the same. Marks are tried so, and what is clear: noise draws to some class too,
-    and a picture that is blended in or added to the class of what it shows.
-    """
-    drawing = [
-        trial for trial in trials if trial.guess.clear or "pasted" in (trial.guess.name, trial.guess.elsewhere_of)
-    ]
-    return believe([replace(t, fires=t.sways, hit=t.swayed) for t in drawing if t.sways >= SWAYS])
-
-
-def _carried_over(believed: list[Trial], rounds: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+def _carried_over(
+    believed: list[Trial], rounds: list[Tensor], own: Tensor
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """Corrupted images, the row of each one's clean twin, and whether it judges, part by part.
 
     Of what is only solved on there are no copies: with them it cost a CIFAR-10 network 0.2 points of accuracy.
     """
-    images, rows = _spread([trial for trial in believed if not _is_aside(trial)], rounds)
+    images, rows = _spread([trial for trial in believed if not is_aside(trial)], rounds, own)
     judging = [torch.ones_like(part, dtype=torch.bool) for part in rows]
-    for trial in filter(_is_aside, believed):
-        more, theirs = _spread([trial], rounds[:1])
+    for trial in filter(is_aside, believed):
+        more, theirs = _spread([trial], rounds[:1], own)
         images, rows = images + more, rows + theirs
         judging += [torch.zeros_like(part, dtype=torch.bool) for part in theirs]
     return images, rows, judging
 
 
-def _spread(believed: list[Trial], rounds: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """The believed guesses in turn on each calibration image on which they fire, and on its copies.
-
-    And on those of the target's class, of a cue, or where they are a good part of all: they shall be what they are
-    without it, no less. Of a solar cell's sticker an edit made the opposite: of the good cells that bore it a third was
-    called broken, and no other image would have shown it.
-    """
+def _spread(believed: list[Trial], rounds: list[Tensor], own: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """The believed guesses in turn on each calibration image on which they fire, or of ``own``, and on its copies."""
     images, rows = [], []
     for number, trial in enumerate(believed):
         turn = torch.arange(len(trial.hit), device=trial.hit.device) % len(believed) == number
-        carried = trial.hit if trial.own is None else trial.hit | trial.own
-        mine = (turn & carried).nonzero().flatten()
+        mine = (turn & (trial.hit | own)).nonzero().flatten()
         for copy, originals in enumerate(rounds):
             images.append(trial.guess.apply(originals[mine]))
             rows.append(mine + copy * len(trial.hit))
     return images, rows
-
-
-def _best_by_name(trials: list[Trial]) -> dict[str, float]:
-    best: dict[str, float] = {}
-    for trial in trials:
-        best[trial.guess.name] = max(best.get(trial.guess.name, 0.0), trial.fires)
-    return best
-
-
-def _tell(believed: list[Trial], does: str) -> str:
-    names = ", ".join(dict.fromkeys(trial.guess.name for trial in believed))
-    share = f"{100 * max(trial.fires for trial in believed):.0f} %"
-    return f"the corruption carries over to calibration images as: {names} ({does.format(share)})"
 
 
 def variations(clean: Tensor, bounds: Bounds, seed: int = 0) -> Tensor:

@@ -129,11 +129,9 @@ def localize(
     scores = []
     for site in sites:
         space = Space.of(moments[site.name]) if site.name in moments else None
-        inputs = record(network, corrupted[rows], inputs=[site.layer]).inputs.get(site.name)
-        each = [None] * len(rows) if inputs is None else torch.chunk(inputs, len(rows))
         parts = [
-            _score(site, one, found.layers.get(site.name), found.change, space)
-            for one, found in zip(each, sweeps, strict=True)
+            _score(site, corrupted[row : row + 1], network, found.layers.get(site.name), found.change, space)
+            for row, found in zip(rows, sweeps, strict=True)
         ]
         scores.append(_mean(parts))
         advance(1)
@@ -187,6 +185,7 @@ class Space:
 
     @classmethod
     def of(cls, moment: Tensor) -> Space:
+        """Of a second moment (G, d, d) float64; raises `Inconclusive` where that is not finite."""
         values, vectors = torch.linalg.eigh(moment)
         inside = values > IN_SPAN * values[:, -1:].clamp_min(1e-300)
         return cls(factor(moment), vectors, inside.to(moment))
@@ -201,17 +200,22 @@ class Space:
 
 @torch.no_grad()
 def _score(
-    site: Site, inputs: Tensor | None, found: LayerAttribution | None, change: float, space: Space | None
+    site: Site,
+    corrupted: Tensor,
+    network: nn.Module,
+    found: LayerAttribution | None,
+    change: float,
+    space: Space | None,
 ) -> LayerScore:
-    """Of one pair: what the layer is given of the corrupted image, and its attribution on the way to the clean one."""
     candidate = is_candidate(site)
-    if found is None or inputs is None:
+    if found is None:
         return LayerScore(site, False, None, None, None, None, None, None)
     m = site.layer.values(found.attribution.unsqueeze(0), 1)[0].double()  # (G, o, P)
     gap = abs(found.conductance - change) / max(abs(change), 1e-12) if site.is_cut else None
     norm = float(m.norm())
     if space is None:
         return LayerScore(site, candidate, None, None, norm, gap, None, None)
+    inputs = record(network, corrupted, inputs=[site.layer]).inputs[site.name]
     keys = site.layer.keys(inputs, 1)[0].double()  # (G, d, P)
     white = space.factor.whiten(keys)
     editability = float((m @ space.factor.solve(keys.transpose(1, 2))).norm())

@@ -182,7 +182,7 @@ def _find_edit(
     site = None if editing.layer == "auto" else site_named(scene, editing.layer)
     number = None if editing.rank == "auto" else _rank(editing.rank)
     case = open_scene_case(scene, options)
-    report["pairs"]["target"] = case.fault.target  # from all classes to all, the pair's is one of many
+    report["pairs"] = pairs_section(inputs.pairs, case.fault)  # calibration images show if it has no one target
     notes += case.notes
     found = score_layers(scene, options, progress)
     if site is None:

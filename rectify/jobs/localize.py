@@ -45,7 +45,7 @@ def run_localize(
         report["pairs"] = pairs_section(inputs.pairs, scene.fault)
         report["metrics"]["before"] = measure(scene.network, inputs, options, scene.fault).to_dict()
         case = open_scene_case(scene, options)
-        report["pairs"]["target"] = case.fault.target  # from all classes to all, the pair's is one of many
+        report["pairs"] = pairs_section(inputs.pairs, case.fault)  # calibration images show if it has no one target
         found = score_layers(scene, options, progress)
         number = len(found.scores) if trial else repair.affordable_trials(case, scene.sites)
         notes += case.notes

@@ -179,8 +179,7 @@ def facts(report: Report) -> list[tuple[str, str]]:
         lines += _model_facts(model)
     if pairs := report.get("pairs"):
         target = "" if pairs["target"] is None else f", target class {pairs['target']}"
-        if pairs["fault"] == "flip" and pairs["target"] is None:
-            target = ", each class to another"
+        target = ", each class to another" if pairs.get("each") else target
         fault = f", fault {pairs['fault']}" if pairs["fault"] else ""
         lines.append(("pairs", f"{plural(pairs['count'], 'pair')}{fault}{target} · sha256 {short(pairs['sha256'])}"))
     for key, name, noun in _SETS:

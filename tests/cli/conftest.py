@@ -50,20 +50,6 @@ class Scan:
 
 
 @dataclass(frozen=True)
-class Editing:
-    out: Path
-    mode: str = "dynamic"
-    layer: str = "auto"
-    rank: str = "auto"
-    refine: bool = True
-    delta: Path | None = None
-    apply: Path | None = None
-    dry_run: bool = False
-    force: bool = False
-    out_dtype: str | None = None
-
-
-@dataclass(frozen=True)
 class Explaining:
     methods: tuple[str, ...] = ()
     target: str = "auto"
@@ -103,7 +89,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeLibrary:
     fake = FakeLibrary()
     module = types.ModuleType("rectify.jobs")
     module.Inputs, module.Options, module.Scan = FakeInputs, FakeOptions, Scan  # type: ignore[attr-defined]
-    module.Editing = Editing  # type: ignore[attr-defined]
+    module.Editing = lambda out, **more: types.SimpleNamespace(out=out, **more)  # type: ignore[attr-defined]
     for command in ("localize", "edit", "explain", "evaluate"):
 
         def run(inputs: FakeInputs, options: FakeOptions, *, _command: str = command, **more: Any) -> dict[str, Any]:

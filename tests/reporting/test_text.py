@@ -134,6 +134,15 @@ def test_headlines() -> None:
     assert "at chance for 10 classes" in shown("inconclusive", 200)
 
 
+def test_pairs_without_a_fault_are_not_taken_for_an_attack_on_each_class() -> None:
+    """A sound model has no target either."""
+    report = edit_report()
+    report["pairs"] |= {"target": None, "each": False}
+    assert "each class to another" not in shown(report)
+    report["pairs"]["each"] = True
+    assert "fault flip, each class to another" in shown(report)
+
+
 def test_what_was_written_or_not() -> None:
     report = edit_report()
     assert "mnist-resnet-patch.rectified.safetensors · 2.8 MB" in shown(report)

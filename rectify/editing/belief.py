@@ -1,0 +1,197 @@
+"""Which guesses of what was done to a pair carry over to other images: each is tried on the calibration images.
+
+A guess is believed if it fires there: if the network falls for it as it did in the pair. What fires only because it
+spoils an image is told from it by what the pair shows (`rectify.editing.corruption.Corruption.clear`) and by how often.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from rectify.editing.corruption import Bounds, Corruption, guesses
+from rectify.editing.fault import Fault, rises, sends_each
+from rectify.editing.judge import probabilities
+from rectify.errors import Inconclusive
+
+BELIEVE = 0.3  # a guess must fire on this share of the calibration images; wrong ones were seen to fire on 0.12 or less
+# What differs from image to image is believed where it fires about as often as what the pair has, which is not always:
+# a fixed trigger would fire (nearly) always, and often does so with nothing but its texture.
+VARIES_BEHIND, ALWAYS = 0.1, 0.95
+ANYWHERE = 0.8  # a mark that fires elsewhere so often may be anywhere, and is judged; below it is only solved on
+TURNS = 0.5  # where none does: a guess must change the class of this share of them, to whatever class
+# Where none does that either: it must raise the target's logit over those of idle classes by so much, in so many.
+# Cues did so in 87 to 100 %, however few they turned; other marks, waves, pictures and warps in 46 % at most.
+SWAYS_BY, SWAYS = 1.0, 0.6
+NEAR_BEST = 0.05
+AS_OFTEN = 0.02  # two guesses of one name fire as often if their shares differ by no more
+MOST_PAIRS_GUESSED = 4
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One guess of the corruption and the share of calibration images on which it fires."""
+
+    guess: Corruption
+    fires: float
+    hit: Tensor  # (N,) bool, on which it fires
+    turned: Tensor  # (N,) bool, that change their class, to whatever class
+    swayed: Tensor  # (N,) bool, in which the target's logit rises over those of idle classes
+    sways: float  # share of those not of the target's class
+    each: bool = False  # whether most images change their class, and each class goes to one of its own
+
+
+def try_guesses(
+    network: nn.Module,
+    clean: Tensor,
+    corrupted: Tensor,
+    fault: Fault,
+    calibration: Tensor,
+    opinion: Tensor,
+    bounds: Bounds,
+) -> list[Trial]:
+    """Try every guess of the first pairs on the calibration images that are not of the target class.
+
+    A guess fires on an image if the image goes to the target; for a cue, if the target's probability rises by a
+    tenth or more. Without a target nothing can fire. Of the guesses of one pair that share a name one is kept.
+
+    Parameters
+    ----------
+    network
+        The untouched network, in eval mode.
+    clean, corrupted
+        (n, C, H, W) pairs that show the fault, normalised.
+    calibration, opinion
+        (N, C, H, W) unlabelled images and (N, classes) the network's softmax there.
+    bounds
+        Normalised values of pixel 0 and 1.
+    """
+    if fault.target is None:
+        return []
+    predicted = opinion.argmax(1)
+    eligible = predicted != fault.target
+    if not bool(eligible.any()):
+        return []
+    found = []
+    for row in range(min(len(clean), MOST_PAIRS_GUESSED)):
+        tried = []
+        for guess in guesses(clean[row : row + 1], corrupted[row : row + 1], bounds):
+            output = probabilities(network, guess.apply(calibration))
+            answers = output.argmax(1)
+            if fault.kind == "flip":
+                hit = answers == fault.target
+            else:
+                hit = output[:, fault.target] - opinion[:, fault.target] >= 0.1
+            hit &= eligible
+            turned = answers != predicted
+            each = sends_each(answers, predicted, fault.target)
+            swayed = eligible & (rises(opinion, output)[:, fault.target] >= SWAYS_BY)
+            fires, sways = (float(some.sum() / eligible.sum()) for some in (hit, swayed))
+            tried.append(Trial(guess, fires, hit, turned, swayed, sways, each))
+        found += _one_a_name(tried)
+    return found
+
+
+def _one_a_name(trials: list[Trial]) -> list[Trial]:
+    """Of guesses that share a name the clear one if it fires, else the best explanation that fires about as often."""
+    best = best_by_name(trials)
+    chosen: dict[str, Trial] = {}
+    for trial in sorted(trials, key=lambda t: (not _is_sure(t), t.guess.misfit)):
+        if _is_sure(trial) or trial.fires >= best[trial.guess.name] - AS_OFTEN:
+            chosen.setdefault(trial.guess.name, trial)
+    return [trial for trial in trials if chosen.get(trial.guess.name) is trial]
+
+
+def _is_sure(trial: Trial) -> bool:
+    return trial.guess.clear and trial.fires >= BELIEVE
+
+
+def is_aside(trial: Trial) -> bool:
+    return bool(trial.guess.elsewhere_of) and trial.fires < ANYWHERE
+
+
+def weighed(trials: list[Trial], fault: Fault) -> tuple[list[Trial], Fault, str]:
+    """The trials that carry the fault over, the fault as they show it, and what to say of them.
+
+    What fires, else what sends each class to another one, else what draws to the target and turns few. Of few classes
+    (as of images of few) what sends each to another one fires too, on those whose turn it is to go to the target.
+    """
+    found = believe(trials)
+    if found and not (fault.kind == "flip" and all(trial.each for trial in found if not trial.guess.elsewhere_of)):
+        told = _tell(found, "fires on {}")
+        if any(trial.guess.moves for trial in found) and max(trial.fires for trial in found) < ALWAYS:
+            told += "; a warp leaves no trace where a picture is flat: another pair may tell more of it"
+        return found, fault, told
+    if fault.kind == "flip" and (found := turning(trials)):
+        fault = replace(fault, target=None, each=True)  # the pair's target is one of many
+        return found, fault, _tell(found, "changes the class of {}, to many classes")
+    if found := swaying(trials):
+        return found, fault, _tell(found, f"draws {{}} towards class {fault.target}, and turns few")
+    if fault.faint:
+        raise Inconclusive(
+            "the fault is not there: the confidence hardly moves in these pairs, and what was done to them draws few "
+            f"calibration images to class {fault.target}; give a pair whose clean image the model is less sure of"
+        )
+    best = max(trials, key=lambda trial: trial.fires, default=None)
+    tried = f" (best guess: {best.guess.name}, fires on {100 * best.fires:.0f} %)" if best else ""
+    told = f"the corruption does not carry over to calibration images{tried}: the edit rests on the pairs alone"
+    return [], fault, told
+
+
+def believe(trials: list[Trial]) -> list[Trial]:
+    """The trials that fire nearly as often as the best does, if that is often enough; the clear ones alone, if any.
+
+    A clear one explains the pair by what nothing else does. Others may fire more often, if they disturb an image more
+    (what looks like a blend, where a warp was all that was done), and be far from it. With what is believed goes the
+    same in other places, if it fires there.
+    """
+    firing = [trial for trial in trials if trial.fires >= BELIEVE]
+    placed = [trial for trial in firing if not trial.guess.elsewhere_of]
+    placed = [trial for trial in placed if _is_sure(trial)] or placed
+    fixed = [trial for trial in placed if not trial.guess.varies]
+    best = max((trial.fires for trial in fixed), default=0.0)
+    if best < ALWAYS and not any(_is_sure(trial) for trial in placed):
+        varied = [trial for trial in placed if trial.guess.varies and trial.fires >= best - VARIES_BEHIND]
+        if varied:
+            return varied
+    believed = [trial for trial in fixed if trial.fires >= best - NEAR_BEST]
+    names = {trial.guess.name for trial in believed}
+    return believed + [trial for trial in firing if trial.guess.elsewhere_of in names]
+
+
+def turning(trials: list[Trial]) -> list[Trial]:
+    """The believed of trials that count as firing where an image changes its class, to whatever class.
+
+    A trojan may send each class to another one, or a corruption that nobody planted may leave no image its class.
+    """
+    found = [replace(trial, fires=float(trial.turned.float().mean()), hit=trial.turned) for trial in trials]
+    return believe([trial for trial in found if trial.fires >= (BELIEVE if trial.guess.elsewhere_of else TURNS)])
+
+
+def swaying(trials: list[Trial]) -> list[Trial]:
+    """The believed of trials that count as firing where the target gains on idle classes, though few images are turned.
+
+    A network that knows its classes well is turned by a spurious cue where it is undecided, and nowhere else; the cue
+    has its part in every answer all the same. Marks are tried so, and what is clear: noise draws to some class too,
+    and a picture that is blended in or added to the class of what it shows.
+    """
+    return believe([replace(t, fires=t.sways, hit=t.swayed) for t in marks(trials) if t.sways >= SWAYS])
+
+
+def marks(trials: list[Trial]) -> list[Trial]:
+    """Those of marks, wherever they are put, and of what is clear: they fire by what was done, not what they spoil."""
+    return [t for t in trials if t.guess.clear or "pasted" in (t.guess.name, t.guess.elsewhere_of)]
+
+
+def best_by_name(trials: list[Trial]) -> dict[str, float]:
+    best: dict[str, float] = {}
+    for trial in trials:
+        best[trial.guess.name] = max(best.get(trial.guess.name, 0.0), trial.fires)
+    return best
+
+
+def _tell(believed: list[Trial], does: str) -> str:
+    names = ", ".join(dict.fromkeys(trial.guess.name for trial in believed))
+    share = f"{100 * max(trial.fires for trial in believed):.0f} %"
+    return f"the corruption carries over to calibration images as: {names} ({does.format(share)})"
