@@ -186,12 +186,11 @@ def _find_edit(
     notes += case.notes
     found = score_layers(scene, options, progress)
     if site is None:
-        tries = repair.affordable_trials(case, scene.sites)
+        tries, rank = repair.affordable_trials(case, scene.sites), 1
         if editing.mode == "static":  # nothing but the choice of the layer stands between a good edit and a bad one
-            tries = max(tries, STATIC_TRIALS)
+            tries, rank = max(tries, STATIC_TRIALS), number or 1
         if tries:
-            rank = number if editing.mode == "static" else None
-            found = with_trials(scene, case, found, options, progress, tries, rank or 1)
+            found = with_trials(scene, case, found, options, progress, tries, rank)
     report["localize"] = localize_section(found, scene.fault.target)
     progress.start("repairing", None)
     shop = repair.Workshop(scene.network, case, options.batch_size, lambda label: progress.advance(), options.seed)
