@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from rectify.reporting.canvas import BLUE, GREY, INK, LIGHT, VERMILLION, bare, new_figure, save, shorten, verbatim
 from rectify.reporting.fonts import drawable
+from rectify.reporting.tables import of_what
 from rectify.reporting.verdict import Report, measured
 from rectify.reporting.words import percent
 
@@ -190,7 +191,10 @@ def figure_groups(report: Report) -> list[Bars]:
     """What the bars show: the figures, and those on the holdout."""
     metrics = report.get("metrics") or {}
     groups = []
-    for title, part in (("figures", metrics), ("figures on the holdout pairs", metrics.get("holdout") or {})):
+    for title, part in (
+        (of_what(report).lower(), metrics),
+        ("figures on the holdout pairs", metrics.get("holdout") or {}),
+    ):
         before, after = part.get("before") or {}, part.get("after") or {}
         base = measured(after.get("base_rate"))
         base = measured(before.get("base_rate")) if base is None else base

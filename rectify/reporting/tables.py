@@ -122,7 +122,7 @@ def figure_tables(report: Report) -> list[Table]:
     metrics = report.get("metrics") or {}
     found: list[Table] = []
     parts = (
-        ("figures", _of_what(report), metrics),
+        ("figures", of_what(report), metrics),
         ("holdout", "Figures on the holdout pairs", metrics.get("holdout") or {}),
     )
     for key, title, part in parts:
@@ -134,7 +134,7 @@ def figure_tables(report: Report) -> list[Table]:
     return found
 
 
-def _of_what(report: Report) -> str:
+def of_what(report: Report) -> str:
     """The title of the figures: of how many pairs and images they are."""
     counts = [
         plural(part["count"], noun) for key, noun in (("pairs", "pair"), ("data", "image")) if (part := report.get(key))
