@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from rectify.editing.moments import accumulate
 from rectify.editing.solve import DAMPING, Factor, Spectrum, factor
 from rectify.editing.values import Teacher, bind, keys_and_residuals
+from rectify.model.resume import Relay
 from rectify.model.trace import Site
 
 
@@ -83,15 +84,29 @@ class LayerEdit:
         return self.left @ self.right
 
 
-def solve_layer(student: nn.Module, site: Site, material: Material, strength: Strength, batch: int = 64) -> LayerEdit:
-    """The closed-form edit of one layer of the student; nothing is changed."""
+@dataclass(frozen=True)
+class Way:
+    """The clean and the corrupted images of a material on their way through a student that is edited layer by layer."""
+
+    clean: Relay
+    corrupted: Relay
+
+
+def solve_layer(
+    student: nn.Module, site: Site, material: Material, strength: Strength, batch: int = 64, way: Way | None = None
+) -> LayerEdit:
+    """The closed-form edit of one layer of the student; nothing is changed.
+
+    ``way``: where the images are, if layers before this one have been edited.
+    """
     teacher = material.teacher
 
-    def stream(x: Tensor, rows: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
-        return keys_and_residuals(student, site, x, rows, teacher, batch)
+    def stream(x: Tensor, rows: Tensor, relay: Relay | None) -> Iterable[tuple[Tensor, Tensor]]:
+        return keys_and_residuals(student, site, x, rows, teacher, batch, relay)
 
-    clean = accumulate(stream(teacher.clean[material.reference], material.reference))
-    faulty = accumulate(stream(material.corrupted, material.rows), changed_only=strength.changed_only)
+    clean = accumulate(stream(teacher.clean[material.reference], material.reference, way.clean if way else None))
+    corrupted = stream(material.corrupted, material.rows, way.corrupted if way else None)
+    faulty = accumulate(corrupted, changed_only=strength.changed_only)
     fit = factor(
         clean.moment + strength.weight * faulty.moment,
         strength.damping,
@@ -137,11 +152,15 @@ def cascade(
 
     ``advance`` is called with each edit once it is made.
     """
+    teacher, way = material.teacher, None
     if len(sites) > 1:  # of one layer the few values that are needed are read as they are needed
-        material.teacher.prepare(list(sites))
+        teacher.prepare(list(sites))
+        starts = teacher.starts(sites)
+        reference = teacher.clean[material.reference]
+        way = Way(Relay(student, starts, reference, batch), Relay(student, starts, material.corrupted, batch))
     done = []
     for site in sorted(sites, key=lambda s: s.order):
-        edit = solve_layer(student, bind(student, site), material, strength, batch)
+        edit = solve_layer(student, bind(student, site), material, strength, batch, way)
         apply(student, edit)
         done.append(edit)
         advance(edit)

@@ -6,13 +6,14 @@ through the shortcut; elsewhere it is the layer's own output.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
-from rectify.model.trace import Site, record
+from rectify.model.resume import Relay, Start, starts
+from rectify.model.trace import Begin, Site, record
 
 MEMORY = 2 << 30  # bytes of target values kept for all layers together
 
@@ -35,15 +36,30 @@ class Teacher:
     clean: Tensor
     batch: int = 64
     _kept: dict[str, Tensor] = field(default_factory=dict)
+    _starts: dict[frozenset[str], list[Start]] = field(default_factory=dict)
+    _relay: Relay | None = None
+
+    def starts(self, sites: Sequence[Site]) -> list[Start]:
+        """Where passes can begin that look at these sites, of the network and of its copies."""
+        names = frozenset(site.name for site in sites)
+        if names not in self._starts:
+            self._starts[names] = starts(self.network, self.clean, _bound(self.network, sites))
+        return self._starts[names]
 
     def prepare(self, sites: list[Site]) -> None:
-        """Fetch the values of all these sites in one pass, if they fit into memory; others make room for them."""
+        """Get ready to be asked for these sites' values, in forward order.
+
+        They are fetched in one pass, if they fit into memory; others make room for them. If they do not fit, passes
+        begin as near to each site as they can.
+        """
+        self._relay = None
         missing = [site for site in sites if site.name not in self._kept]
         if not missing:
             return
         wanted = {site.name: self._kept[site.name] for site in sites if site.name in self._kept}
         needed = self._bytes(missing)
         if needed + sum(map(_size, wanted.values())) > MEMORY:
+            self._relay = Relay(self.network, self.starts(sites), self.clean, self.batch)
             return
         if needed + sum(map(_size, self._kept.values())) > MEMORY:
             self._kept = wanted
@@ -57,9 +73,10 @@ class Teacher:
         """Target values of a site for these rows of the clean images, (n, numbers an image)."""
         if site.name in self._kept:
             return self._kept[site.name][rows]
-        return _read(self.network, self.clean[rows], [site])[site.name]
+        begin = None if self._relay is None else self._relay.begin(site, rows)
+        return _read(self.network, self.clean[rows], [site], begin)[site.name]
 
-    def _bytes(self, sites: list[Site]) -> int:
+    def _bytes(self, sites: Sequence[Site]) -> int:
         one = _read(self.network, self.clean[:1], sites)
         return sum(map(_size, one.values())) * len(self.clean)
 
@@ -69,14 +86,15 @@ def _size(values: Tensor) -> int:
     return values.numel() * values.element_size()
 
 
-def _read(network: nn.Module, x: Tensor, sites: list[Site]) -> dict[str, Tensor]:
+def _read(network: nn.Module, x: Tensor, sites: Sequence[Site], begin: Begin | None = None) -> dict[str, Tensor]:
     sums = {site.join.index for site in sites if site.join}
-    seen = record(network, x, outputs=[s.layer for s in _bound(network, sites) if s.join is None], sums=sums)
+    outputs = [site.layer for site in _bound(network, sites) if site.join is None]
+    seen = record(network, x, outputs=outputs, sums=sums, begin=begin)
     values = {s.name: seen.sums[s.join.index] if s.join else seen.outputs[s.name] for s in sites}
     return {name: value.reshape(len(x), -1) for name, value in values.items()}  # windows and tokens go with their image
 
 
-def _bound(network: nn.Module, sites: list[Site]) -> list[Site]:
+def _bound(network: nn.Module, sites: Sequence[Site]) -> list[Site]:
     """The same sites with the modules of this network (a copy has modules of its own)."""
     return [bind(network, site) for site in sites]
 
@@ -88,7 +106,13 @@ def bind(network: nn.Module, site: Site) -> Site:
 
 
 def keys_and_residuals(
-    student: nn.Module, site: Site, x: Tensor, rows: Tensor, teacher: Teacher, batch: int
+    student: nn.Module,
+    site: Site,
+    x: Tensor,
+    rows: Tensor,
+    teacher: Teacher,
+    batch: int,
+    relay: Relay | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Keys of the student on ``x`` and what its output lacks of the teacher's on the clean images ``rows``.
 
@@ -102,6 +126,8 @@ def keys_and_residuals(
         (n, C, H, W), corrupted or clean.
     rows
         (n,) the clean image in the teacher that each row of ``x`` should be treated like.
+    relay
+        The images ``x`` on their way through the student, if they are asked for layer by layer.
 
     Yields
     ------
@@ -110,10 +136,12 @@ def keys_and_residuals(
     """
     site = bind(student, site)
     for start in range(0, len(x), batch):
-        images = x[start : start + batch]
+        part = slice(start, start + batch)
+        images = x[part]
         sums = [site.join.index] if site.join else []
-        seen = record(student, images, inputs=[site.layer], outputs=[site.layer], sums=sums)
-        target = teacher.values(site, rows[start : start + batch])
+        begin = None if relay is None else relay.begin(site, part)
+        seen = record(student, images, inputs=[site.layer], outputs=[site.layer], sums=sums, begin=begin)
+        target = teacher.values(site, rows[part])
         output = seen.outputs[site.name]
         if site.join:
             residual = site.join.pull_back(target - seen.sums[site.join.index].reshape(target.shape))

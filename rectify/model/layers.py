@@ -92,7 +92,10 @@ class Layer:
             mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
             # The private tuple is what Conv2d itself pads with; it also resolves padding="same".
             padded = F.pad(inputs, conv._reversed_padding_repeated_twice, mode=mode)
-        columns = F.unfold(padded, conv.kernel_size, dilation=conv.dilation, stride=conv.stride)
+        if self.is_pointwise:  # patches of one pixel need not be cut out
+            columns = padded[:, :, :: conv.stride[0], :: conv.stride[1]]
+        else:
+            columns = F.unfold(padded, conv.kernel_size, dilation=conv.dilation, stride=conv.stride)
         return columns.reshape(images, self.groups, self.key_size, -1)
 
     def similarity(self, direction: Tensor, inputs: Tensor, images: int) -> Tensor:

@@ -10,9 +10,9 @@ read alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -90,6 +90,36 @@ class Site:
         return self.layer.name
 
 
+@dataclass(frozen=True)
+class Place:
+    """A module by its dotted name."""
+
+    name: str
+    module: nn.Module
+
+
+@dataclass(frozen=True)
+class Begin:
+    """Where a pass begins that need not be whole (see `rectify.model.resume`).
+
+    Attributes
+    ----------
+    name
+        The module's dotted name.
+    values
+        What it is called with, (N, ...).
+    skipped
+        Modules that need not run, by name, and the shape of what each gives for an image: zeros stand in for it.
+    additions
+        How many additions of two tensors a whole pass has seen when it comes to the module.
+    """
+
+    name: str
+    values: Tensor
+    skipped: Mapping[str, torch.Size]
+    additions: int
+
+
 class _Stop(Exception):
     """Raised by a hook to end a forward pass when all that was asked for has been seen."""
 
@@ -104,7 +134,7 @@ class Record:
     logits: Tensor | None = None
 
 
-class _CountAdditions(TorchDispatchMode):
+class CountAdditions(TorchDispatchMode):
     """Number the additions of two tensors and keep those asked for."""
 
     def __init__(self, wanted: Collection[int], record: Record, done: Callable[[], None]) -> None:
@@ -143,7 +173,8 @@ def readable() -> Iterator[None]:
 
 
 @contextmanager
-def _hooks(handles: list[Any]) -> Iterator[None]:
+def hooked(handles: list[Any]) -> Iterator[None]:
+    """Hooks that are gone at the end."""
     try:
         yield
     finally:
@@ -156,19 +187,23 @@ def record(
     network: nn.Module,
     x: Tensor,
     *,
-    inputs: Sequence[Layer] = (),
+    inputs: Sequence[Layer | Place] = (),
     outputs: Sequence[Layer] = (),
     sums: Collection[int] = (),
     logits: bool = False,
+    begin: Begin | None = None,
 ) -> Record:
     """One forward pass over (N, C, H, W) that keeps what is asked for and stops as soon as it has it.
+
+    What lies before ``begin`` is not computed, and cannot be asked for.
 
     Tensors are kept by reference where nothing can change them and copied where an in-place operation could. Where
     sums are asked for one image is passed twice: `survey` numbers the additions of a pass of two, and what is added to
     tokens that come before the images, (L, N, D), has the shape of a second summand in a pass of one.
     """
     if sums and len(x) == 1:
-        both = record(network, torch.cat((x, x)), inputs=inputs, outputs=outputs, sums=sums, logits=logits)
+        twice = begin and replace(begin, values=torch.cat((begin.values, begin.values)))
+        both = record(network, torch.cat((x, x)), inputs=inputs, outputs=outputs, sums=sums, logits=logits, begin=twice)
         return _first_half(both)
     found = Record()
 
@@ -193,19 +228,47 @@ def record(
 
         return hook
 
-    handles = [layer.module.register_forward_pre_hook(keep_input(layer.name)) for layer in inputs]
-    handles += [layer.module.register_forward_hook(keep_output(layer.name)) for layer in outputs]
-    with _hooks(handles), readable():
-        try:
-            if sums:
-                with _CountAdditions(sums, found, done):
-                    result = network(x.clone())
-            else:
+    counted = CountAdditions(sums, found, done)
+    with _begun(network, begin, counted):  # its hook comes first: an input that is kept is the one that it is given
+        handles = [layer.module.register_forward_pre_hook(keep_input(layer.name)) for layer in inputs]
+        handles += [layer.module.register_forward_hook(keep_output(layer.name)) for layer in outputs]
+        with hooked(handles), readable(), counted if sums else nullcontext():
+            try:
                 result = network(x.clone())  # a network may change its input in place
-            found.logits = result if logits else None
-        except _Stop:
-            pass
+                found.logits = result if logits else None
+            except _Stop:
+                pass
     return found
+
+
+@contextmanager
+def _begun(network: nn.Module, begin: Begin | None, counted: CountAdditions) -> Iterator[None]:
+    """Let passes begin where they are told to."""
+    if begin is None:
+        yield
+        return
+    skipped = {network.get_submodule(name): shape for name, shape in begin.skipped.items()}
+    own = {module: module.__dict__.get("forward") for module in skipped}
+
+    def enter(*_: Any) -> tuple[Tensor]:
+        counted.seen = begin.additions
+        return (begin.values.clone(),)
+
+    def nothing(shape: torch.Size) -> Callable[..., Tensor]:
+        return lambda *_, **__: begin.values.new_zeros(len(begin.values), *shape)
+
+    handle = network.get_submodule(begin.name).register_forward_pre_hook(enter)
+    try:
+        for module, shape in skipped.items():
+            module.__dict__["forward"] = nothing(shape)
+        yield
+    finally:
+        handle.remove()
+        for module, forward in own.items():
+            if forward is None:
+                del module.__dict__["forward"]
+            else:
+                module.__dict__["forward"] = forward
 
 
 def _first_half(both: Record) -> Record:
@@ -366,7 +429,7 @@ def survey(network: nn.Module, example: Tensor) -> list[Site]:
 
     layers = find_layers(network)
     alone = record(network, x[:1], outputs=layers, logits=True).outputs
-    with readable(), _hooks([layer.module.register_forward_hook(hook_for(layer)) for layer in layers]), mode:
+    with readable(), hooked([layer.module.register_forward_hook(hook_for(layer)) for layer in layers]), mode:
         mode.dominators[id(x)] = frozenset()
         logits = network(x)
     usable = [layer for name, layer in sound.items() if calls[name] == 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from fixtures import networks as fixtures
 from rectify.editing import cascade as cascade_module
+from rectify.editing import values
 from rectify.editing.cascade import LayerEdit, Material, Strength, apply, cascade, solve_layer
 from rectify.editing.values import Teacher, bind
 from rectify.model.trace import Site, survey
@@ -336,3 +338,35 @@ def test_values_kept_stay_within_the_bound_and_make_room_for_what_is_needed(monk
     assert kept() == {site.name for site in sites[:2]}
     teacher.prepare([sites[1], sites[2]])
     assert kept() == {sites[1].name, sites[2].name}
+
+
+@pytest.mark.parametrize("memory", [2 << 30, 1 << 10])
+@pytest.mark.parametrize("name", ["resnet", "vit", "mobilenet"])
+def test_images_that_wait_on_their_way_change_no_edit(name: str, memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    build: dict[str, Callable[[], nn.Module]] = {
+        "resnet": lambda: fixtures.resnet18(4, width=4),
+        "vit": lambda: fixtures.vit(4, width=16, channels=3, image_size=16, depth=2),
+        "mobilenet": lambda: fixtures.mobilenet(4, width=4),
+    }
+    monkeypatch.setattr(values, "MEMORY", memory)
+    network = randomised(build[name]()).double()
+    sites, material = case(network, (3, 16, 16))
+    read = 0
+
+    def count(*_: object) -> None:
+        nonlocal read
+        read += 1
+
+    counts, made = [], []
+    for waiting in (True, False):
+        with monkeypatch.context() as patch:
+            if not waiting:
+                patch.setattr(Teacher, "starts", lambda *_: [])
+            student, read = copy.deepcopy(network), 0
+            student.get_submodule(sites[1].name).register_forward_hook(count)
+            teacher = Teacher(network, material.teacher.clean)
+            made.append(cascade(student, sites, replace(material, teacher=teacher), Strength(energy=0.99)))
+            counts.append(read)
+    assert counts[0] < 0.7 * counts[1]
+    for one, other in zip(*made, strict=True):
+        torch.testing.assert_close(one.delta(), other.delta(), rtol=1e-7, atol=1e-9)
