@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from rectify.attribution.grad_cam import Grid, find_grid
 from rectify.editing.casebook import Case
-from rectify.editing.localize import images_a_pass, second_moments
+from rectify.editing.localize import second_moments
 from rectify.editing.solve import factor
 from rectify.errors import Inconclusive
 from rectify.evaluation.ranks import auroc
+from rectify.model.passes import images_a_pass
 from rectify.model.trace import Site, record
 
 Pooling = Literal["max", "mean"]
@@ -225,7 +226,7 @@ def _grid(network: nn.Module, site: Site, image: Tensor) -> Grid | None:
 def mean_key(network: nn.Module, site: Site, images: Tensor, batch: int = 64) -> Tensor:
     """The mean key over images and positions, (G, d) float64."""
     total: Tensor | None = None
-    for inputs, count in _inputs(network, site, images, images_a_pass(images, batch)):
+    for inputs, count in _inputs(network, site, images, batch):
         keys = site.layer.keys(inputs, count).mean(3).double().sum(0)
         total = keys if total is None else total + keys
     assert total is not None
@@ -240,6 +241,7 @@ def _all_maps(network: nn.Module, site: Site, direction: Tensor, images: Tensor,
 
 def _inputs(network: nn.Module, site: Site, images: Tensor, batch: int) -> Iterator[tuple[Tensor, int]]:
     """The layer's input on each batch, and how many images that is."""
+    batch = images_a_pass(images, batch)
     for start in range(0, len(images), batch):
         x = images[start : start + batch]
         yield record(network, x, inputs=[site.layer]).inputs[site.name], len(x)

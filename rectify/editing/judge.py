@@ -15,12 +15,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from rectify.model.passes import images_a_pass
+
 WORST = 0.02  # share of the images that a divergence leaves out
 
 
 @torch.no_grad()
 def probabilities(network: nn.Module, x: Tensor, batch: int = 256) -> Tensor:
     """Softmax of the network on (N, C, H, W), (N, classes) float32."""
+    batch = images_a_pass(x, batch)
     parts = [network(x[i : i + batch]).float().softmax(1) for i in range(0, len(x), batch)]
     return torch.cat(parts)
 

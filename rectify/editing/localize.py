@@ -19,6 +19,7 @@ from rectify.editing.fault import Fault
 from rectify.editing.judge import Judgement
 from rectify.editing.moments import POSITIONS, gram
 from rectify.editing.solve import Factor, factor, leverage
+from rectify.model.passes import images_a_pass
 from rectify.model.trace import Site, record
 
 LARGEST_KEY = 8192  # wider second moments (half a GiB and more) are not formed; such layers are no candidates
@@ -138,11 +139,6 @@ def localize(
     scores.sort(key=lambda s: (not s.candidate, -(s.scale_free or 0.0), s.site.order))
     whole = sum(s.input_gap for s in sweeps) / max(sum(abs(s.change) for s in sweeps), 1e-12)
     return Localization(tuple(scores), whole)
-
-
-def images_a_pass(images: Tensor, batch: int) -> int:
-    """How many of these images (N, C, H, W) `second_moments` takes at a time where ``batch`` are asked for."""
-    return max(1, min(batch, (1 << 22) // images[0].numel()))
 
 
 @torch.no_grad()

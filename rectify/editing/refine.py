@@ -43,6 +43,7 @@ from rectify.editing.localize import second_moments
 from rectify.editing.solve import factor
 from rectify.editing.values import bind
 from rectify.model.layers import Layer
+from rectify.model.passes import images_a_pass
 from rectify.model.trace import Site, readable, record
 
 SHARES = (1 / 2, 2 / 3, 1.0)  # of the layers, from the front, that move: more than half only where that is too little
@@ -140,8 +141,13 @@ def refined(
     batches = _batches(images, plan)
     for step in range(plan.steps):
         clean = next(batches)
-        value = (loss or misfit)(student, network, names, clean, faults[step % len(faults)].apply(clean))
-        gradients = torch.autograd.grad(value, [mover.weight for mover in movers], allow_unused=True)
+        twins = clean, faults[step % len(faults)].apply(clean)
+        weights = [mover.weight for mover in movers]
+        if loss is None:
+            gradients = slope(student, network, names, *twins, weights)
+        else:
+            value = loss(student, network, names, *twins)
+            gradients = list(torch.autograd.grad(value, weights, allow_unused=True))
         for mover, gradient in zip(movers, gradients, strict=True):
             if gradient is not None:  # an auxiliary head has no part in what is compared
                 mover.step(gradient, _rate(plan, step))
@@ -182,28 +188,97 @@ class Mover:
         self.weight.sub_((scale * back).reshape(self.weight.shape))
 
 
-def misfit(student: nn.Module, teacher: nn.Module, names: Sequence[str], clean: Tensor, corrupted: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class Wish:
+    """What the untouched network makes of clean images.
+
+    Attributes
+    ----------
+    answers
+        Log-probabilities, (N, classes).
+    activations
+        By layer, N times as many numbers as one image has.
+    sizes
+        By layer, the mean square of the activations; of a part of the images that of all.
+    """
+
+    answers: Tensor
+    activations: dict[str, Tensor]
+    sizes: dict[str, Tensor]
+
+    def of(self, rows: slice) -> Wish:
+        """What it makes of some of the images."""
+        count = len(self.answers)
+        activations = {name: values.reshape(count, -1)[rows] for name, values in self.activations.items()}
+        return Wish(self.answers[rows], activations, self.sizes)
+
+
+@torch.no_grad()
+def wish(teacher: nn.Module, names: Sequence[str], clean: Tensor, batch: int) -> Wish:
+    """What the untouched network makes of clean images (N, C, H, W), so many a pass."""
+    answers: list[Tensor] = []
+    parts: dict[str, list[Tensor]] = {}
+    for images in clean.split(batch):
+        with inputs_of(teacher, names) as seen:
+            answers.append(teacher(images.clone()).float().log_softmax(1))
+        for name, values in seen.items():
+            parts.setdefault(name, []).append(values)
+    activations = {name: torch.cat(values) for name, values in parts.items()}
+    return Wish(torch.cat(answers), activations, {name: _size(values) for name, values in activations.items()})
+
+
+def misfit(student: nn.Module, names: Sequence[str], clean: Tensor, corrupted: Tensor, wanted: Wish) -> Tensor:
     """The loss of this module's head, a scalar, on clean images (N, C, H, W) and their corrupted twins."""
     count = len(clean)
-    with torch.no_grad(), inputs_of(teacher, names) as wanted:
-        target = teacher(clean.clone()).float().log_softmax(1)
     with torch.enable_grad(), inputs_of(student, names) as seen:
         output = student(torch.cat((clean, corrupted))).float().log_softmax(1)
-        loss = CLEAN * divergence(target, output[:count]) + divergence(target, output[count:])
-        features = [name for name in names if name in seen and name in wanted]
+        loss = CLEAN * divergence(wanted.answers, output[:count]) + divergence(wanted.answers, output[count:])
+        features = [name for name in names if name in seen and name in wanted.activations]
         for name in features:
-            once, twice = apart(seen[name], wanted[name])
+            once, twice = apart(seen[name], wanted.activations[name], wanted.sizes[name])
             loss = loss + FEATURES / len(features) * (CLEAN * once + twice)
     return loss
 
 
-def apart(mine: Tensor, its: Tensor) -> Tensor:
+def slope(
+    student: nn.Module,
+    teacher: nn.Module,
+    names: Sequence[str],
+    clean: Tensor,
+    corrupted: Tensor,
+    weights: Sequence[Tensor],
+) -> list[Tensor | None]:
+    """Gradients of `misfit` for these weights; None for one that has no part in it.
+
+    As many images are taken at a time as the device likes. The loss is a mean over images, but for what activations
+    are measured by, which is known beforehand: so the gradients add up to those of all at once.
+    """
+    batch = max(1, images_a_pass(clean, 2 * len(clean)) // 2)  # corrupted twins go with them
+    wanted = wish(teacher, names, clean, batch)
+    total: list[Tensor | None] = [None] * len(weights)
+    for start in range(0, len(clean), batch):
+        rows = slice(start, start + batch)
+        part = wanted if batch >= len(clean) else wanted.of(rows)
+        value = misfit(student, names, clean[rows], corrupted[rows], part) * (len(part.answers) / len(clean))
+        for number, gradient in enumerate(torch.autograd.grad(value, list(weights), allow_unused=True)):
+            so_far = total[number]
+            total[number] = gradient if so_far is None or gradient is None else so_far + gradient
+    return total
+
+
+def apart(mine: Tensor, its: Tensor, size: Tensor | None = None) -> Tensor:
     """Mean squared distance of activations (2 N, ...) from those wanted, (N, ...), relative to the wanted mean square.
 
-    (2,): of the first half, clean images, and of the second, their corrupted twins.
+    (2,): of the first half, clean images, and of the second, their corrupted twins. ``size``: the mean square, if it
+    is not that of these.
     """
     halves, wanted = mine.reshape(2, -1), its.reshape(1, -1)
-    return (halves - wanted).square().mean(1) / wanted.square().mean().clamp_min(1e-12)
+    return (halves - wanted).square().mean(1) / (_size(its) if size is None else size)
+
+
+def _size(values: Tensor) -> Tensor:
+    """Mean square, but not zero."""
+    return values.square().mean().clamp_min(1e-12)
 
 
 def divergence(target: Tensor, output: Tensor) -> Tensor:

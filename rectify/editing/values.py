@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from rectify.model.passes import images_a_pass
 from rectify.model.resume import Relay, Start, starts
 from rectify.model.trace import Begin, Site, record
 
@@ -64,8 +65,9 @@ class Teacher:
         if needed + sum(map(_size, self._kept.values())) > MEMORY:
             self._kept = wanted
         parts: dict[str, list[Tensor]] = {site.name: [] for site in missing}
-        for start in range(0, len(self.clean), self.batch):
-            for name, values in _read(self.network, self.clean[start : start + self.batch], missing).items():
+        batch = images_a_pass(self.clean, self.batch)
+        for start in range(0, len(self.clean), batch):
+            for name, values in _read(self.network, self.clean[start : start + batch], missing).items():
                 parts[name].append(values)
         self._kept |= {name: torch.cat(chunks) for name, chunks in parts.items()}
 
@@ -134,7 +136,7 @@ def keys_and_residuals(
     keys, residuals
         (b, G, d, P) and (b, G, o, P), float32, in batches.
     """
-    site = bind(student, site)
+    site, batch = bind(student, site), images_a_pass(x, batch)
     for start in range(0, len(x), batch):
         part = slice(start, start + batch)
         images = x[part]

@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rectify.editing.localize import Moments, Recall, images_a_pass, measurable
+from rectify.editing.localize import Moments, Recall, measurable
 from rectify.editing.moments import POSITIONS
 from rectify.errors import OutputError
 from rectify.files.architectures import Subject
 from rectify.files.kept import KeptMoments
 from rectify.jobs.common import Options, Progress
+from rectify.model.passes import images_a_pass
 from rectify.model.trace import Site, record
 
 LAYOUT = 2  # of what is kept: another number forgets all that was kept before

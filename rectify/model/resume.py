@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from rectify.model.layers import find_layers
+from rectify.model.passes import images_a_pass
 from rectify.model.trace import Begin, CountAdditions, Place, Record, Site, hooked, readable, record
 
 MEMORY = 2 << 30  # bytes of the values that one set of images keeps
@@ -207,8 +208,9 @@ class Relay:
         """What the images are at a start behind the one where they are, (N, ...)."""
         place = Place(start.name, self.network.get_submodule(start.name))
         moved: Tensor | None = None
-        for first in range(0, len(self.images), self.batch):
-            rows = slice(first, first + self.batch)
+        batch = images_a_pass(self.images, self.batch)
+        for first in range(0, len(self.images), batch):
+            rows = slice(first, first + batch)
             values = record(self.network, self.images[rows], inputs=[place], begin=self._given(rows)).inputs[place.name]
             if moved is None:
                 moved = values.new_empty(len(self.images), *values.shape[1:])

@@ -27,9 +27,12 @@ from rectify.editing.refine import (
     misfit,
     orthogonalise,
     refined,
+    slope,
     watched,
+    wish,
 )
 from rectify.editing.solve import DAMPING
+from rectify.model import passes
 from rectify.model.layers import Layer
 from rectify.model.trace import survey
 from tests import oracles
@@ -98,8 +101,36 @@ def test_the_loss_is_the_formula() -> None:
     clean, corrupted = torch.rand(3, 1, 16, 16).double(), torch.rand(3, 1, 16, 16).double()
     names = watched(survey(teacher.float(), clean[:1].float()))
     teacher.double()
-    found = float(misfit(student, teacher, names, clean, corrupted))
+    found = float(misfit(student, names, clean, corrupted, wish(teacher, names, clean, 2)))
     assert found == pytest.approx(slow_misfit(student, teacher, names, clean, corrupted), rel=1e-5)
+
+
+@pytest.mark.parametrize("room", [2, 6, 7, 1 << 20])  # images a pass, of ten with their twins
+@pytest.mark.parametrize("build", ["vgg", "vit", "resnet"])
+def test_gradients_of_parts_add_up_to_those_of_all(build: str, room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(1)
+    networks: dict[str, Any] = {
+        "vgg": lambda: fixtures.vgg(4, width=2, channels=3),
+        "vit": lambda: fixtures.vit(4, width=8, channels=3, image_size=16, depth=2),
+        "resnet": lambda: fixtures.resnet18(4, width=2),
+    }
+    teacher = networks[build]().double().eval().requires_grad_(False)
+    student = copy.deepcopy(teacher)
+    clean = torch.randn(10, 3, 16, 16, dtype=torch.float64)
+    corrupted = clean + 0.3 * torch.randn_like(clean)
+    sites = survey(teacher, clean)
+    weights = [student.get_submodule(site.name).weight.requires_grad_(True) for site in sites]
+    names = watched(sites)
+    value = misfit(student, names, clean, corrupted, wish(teacher, names, clean, 10))
+    expected = torch.autograd.grad(value, weights, allow_unused=True)  # type: ignore[arg-type]
+    monkeypatch.setitem(passes.NUMBERS, "cpu", room * clean[0].numel())
+    passed: list[int] = []
+    student.register_forward_pre_hook(lambda _, args: passed.append(len(args[0])))
+    found = slope(student, teacher, names, clean, corrupted, weights)  # type: ignore[arg-type]
+    assert sum(passed) == 20 and max(passed) <= room
+    for mine, its in zip(found, expected, strict=True):
+        assert mine is not None and its is not None
+        torch.testing.assert_close(mine, its, rtol=1e-4, atol=1e-5 * float(its.abs().max()))  # float32 on the way
 
 
 def test_watched_are_the_layers_behind_a_join_or_all_but_the_first() -> None:
@@ -147,7 +178,8 @@ def test_only_the_first_of_the_layers_named_move_and_the_loss_falls() -> None:
     assert {name for name in after if not torch.equal(after[name], before[name])} == {"conv1.weight", "conv2.weight"}
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
     fresh = pictures(64, 6)
-    losses = [float(misfit(each, teacher, watched(sites), fresh, stamp(fresh))) for each in (teacher, student)]
+    wanted = wish(teacher, watched(sites), fresh, 64)
+    losses = [float(misfit(each, watched(sites), fresh, stamp(fresh), wanted)) for each in (teacher, student)]
     assert losses[1] < 0.5 * losses[0]
 
 
