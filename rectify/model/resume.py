@@ -21,7 +21,7 @@ from rectify.model.layers import find_layers
 from rectify.model.passes import images_a_pass
 from rectify.model.trace import Begin, CountAdditions, Place, Record, Site, hooked, readable, record
 
-MEMORY = 2 << 30  # bytes of the values that one set of images keeps
+MEMORY = 512 << 20  # bytes of the values that one set of images keeps
 IMAGES = 3  # on which a start is tried
 
 
