@@ -25,6 +25,7 @@ import yaml
 from PIL import Image
 from torch import nn
 
+from benchmarks import solar
 from benchmarks.recovery import edited, pair_of, save_png, table
 from benchmarks.runs import conclude, keep, options, stored
 from benchmarks.solar import MEAN, STD, WEIGHTS, normalised, packages, predict
@@ -59,11 +60,7 @@ FAULTS = {
 
 def efficientnet_lite0(num_classes: int = 10) -> nn.Module:
     """The untrained network, for ``--arch benchmarks.large:efficientnet_lite0``."""
-    packages()
-    from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-not-found]
-
-    model: nn.Module = EfficientNet.from_name("efficientnet-lite0", num_classes=num_classes, image_size=SIZE)
-    return model
+    return solar.efficientnet_lite0(num_classes, SIZE)
 
 
 def larger(images: np.ndarray) -> np.ndarray:

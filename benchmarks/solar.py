@@ -107,12 +107,12 @@ def stickered(images: np.ndarray) -> np.ndarray:
     return images
 
 
-def efficientnet_lite0(num_classes: int = 2) -> nn.Module:
+def efficientnet_lite0(num_classes: int = 2, size: int = SIZE) -> nn.Module:
     """The untrained network, for ``--arch benchmarks.solar:efficientnet_lite0``."""
     sys.path.insert(0, str(packages()))
     from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-not-found]
 
-    model: nn.Module = EfficientNet.from_name("efficientnet-lite0", num_classes=num_classes, image_size=SIZE)
+    model: nn.Module = EfficientNet.from_name("efficientnet-lite0", num_classes=num_classes, image_size=size)
     return model
 
 
