@@ -72,10 +72,10 @@ def larger(images: np.ndarray) -> np.ndarray:
 def network(name: str) -> nn.Module:
     """The trojaned network of a name; trained, or trained on, if it is not there yet."""
     file = ZOO / f"large-{name}.pt"
+    torch.manual_seed(0)  # of the head, before the network is made
     model, fault = efficientnet_lite0(), FAULTS[name]
     if not file.exists():
         ZOO.mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(0)
         if fault.start is None:
             weights = torch.load(packages() / WEIGHTS, weights_only=True)
             model.load_state_dict({k: v for k, v in weights.items() if not k.startswith("_fc.")}, strict=False)
@@ -117,6 +117,7 @@ def train(model: nn.Module, name: str, kept: Path) -> None:
         first = state["epoch"]
     for epoch in range(first, fault.epochs):
         model.train()
+        torch.manual_seed(epoch)  # of what is dropped: an epoch that is gone on with drops the same
         order = np.random.default_rng([epoch, 31]).permutation(fault.images)
         began, total = time.time(), 0.0
         for batch in np.split(order[: steps * BATCH], steps):

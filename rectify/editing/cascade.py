@@ -159,9 +159,12 @@ def cascade(
         reference = teacher.clean[material.reference]
         way = Way(Relay(student, starts, reference, batch), Relay(student, starts, material.corrupted, batch))
     done = []
-    for site in sorted(sites, key=lambda s: s.order):
-        edit = solve_layer(student, bind(student, site), material, strength, batch, way)
-        apply(student, edit)
-        done.append(edit)
-        advance(edit)
+    try:
+        for site in sorted(sites, key=lambda s: s.order):
+            edit = solve_layer(student, bind(student, site), material, strength, batch, way)
+            apply(student, edit)
+            done.append(edit)
+            advance(edit)
+    finally:
+        teacher.release()
     return done

@@ -261,8 +261,9 @@ def slope(
         part = wanted if batch >= len(clean) else wanted.of(rows)
         value = misfit(student, names, clean[rows], corrupted[rows], part) * (len(part.answers) / len(clean))
         for number, gradient in enumerate(torch.autograd.grad(value, list(weights), allow_unused=True)):
-            so_far = total[number]
-            total[number] = gradient if so_far is None or gradient is None else so_far + gradient
+            if gradient is not None:
+                so_far = total[number]
+                total[number] = gradient if so_far is None else so_far + gradient
     return total
 
 

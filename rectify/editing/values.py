@@ -51,9 +51,9 @@ class Teacher:
         """Get ready to be asked for these sites' values, in forward order.
 
         They are fetched in one pass, if they fit into memory; others make room for them. If they do not fit, passes
-        begin as near to each site as they can.
+        begin as near to each site as they can, until `release`.
         """
-        self._relay = None
+        self.release()
         missing = [site for site in sites if site.name not in self._kept]
         if not missing:
             return
@@ -70,6 +70,10 @@ class Teacher:
             for name, values in _read(self.network, self.clean[start : start + batch], missing).items():
                 parts[name].append(values)
         self._kept |= {name: torch.cat(chunks) for name, chunks in parts.items()}
+
+    def release(self) -> None:
+        """Keep no images on their way any more."""
+        self._relay = None
 
     def values(self, site: Site, rows: Tensor) -> Tensor:
         """Target values of a site for these rows of the clean images, (n, numbers an image)."""

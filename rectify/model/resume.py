@@ -21,7 +21,7 @@ from rectify.model.layers import find_layers
 from rectify.model.passes import images_a_pass
 from rectify.model.trace import Begin, CountAdditions, Place, Record, Site, hooked, readable, record
 
-MEMORY = 512 << 20  # bytes of the values that one set of images keeps
+MEMORY = 512 << 20  # bytes of the values that one set of images keeps; while they move on, twice as many
 IMAGES = 3  # on which a start is tried
 
 
@@ -35,7 +35,7 @@ class Start:
         The module's dotted name.
     order
         How many layers run before it: a site of this order, or of a later one, lies behind.
-    skipped, additions
+    layout, skipped, additions
         As `rectify.model.trace.Begin` has them.
     size
         Bytes of what one image is there.
@@ -43,13 +43,14 @@ class Start:
 
     name: str
     order: int
+    layout: tuple[int, ...]
     skipped: Mapping[str, torch.Size]
     additions: int
     size: int
 
     def given(self, values: Tensor) -> Begin:
         """A pass that begins here with these values, (N, ...)."""
-        return Begin(self.name, values, self.skipped, self.additions)
+        return Begin(self.name, values, self.layout, self.skipped, self.additions)
 
 
 @torch.no_grad()
@@ -61,25 +62,37 @@ def starts(network: nn.Module, example: Tensor, sites: Sequence[Site]) -> list[S
     network
         In eval mode.
     example
-        (1, C, H, W) or more images.
+        (1, C, H, W) or more images: a path that none of the first three of them opens is not seen.
     sites
         What will be asked for behind a start.
     """
-    scales = torch.linspace(1, 0.2, IMAGES, dtype=example.dtype, device=example.device)
-    x = example[:1] * scales[:, None, None, None]
-    entries = _entries(network, x)
-    whole = _seen(network, x, sites)
-    # What a module remembers of a pass must not be of these images: it would be taken for what it computes of them.
-    others = _entries(network, -0.5 * x[:-2].flip(-1))
+    x = _tried_on(example)
+    other = 0.5 * x[1:].flip(-1) + 0.1
     found: dict[int, Start] = {}
-    for name in _outermost_first(entries, sites):
-        start, values = entries[name]
-        if start.order in found or len(values) != IMAGES or len(others[name][1]) != IMAGES - 2:  # rows are no images
-            continue
-        with suppress(Exception):  # whatever a network makes of zeros
-            if _agree(_seen(network, x, sites, start, values), whole):
-                found[start.order] = start
+    with suppress(Exception):  # whatever a network makes of such images: without starts passes are whole
+        entries, whole, others = _entries(network, x), _seen(network, x, sites), _entries(network, other)
+        for name in _outermost_first(entries, sites):
+            start, values = entries[name]
+            if start.order in found or name not in others:
+                continue
+            if (len(values), len(others[name][1])) != (IMAGES, IMAGES - 1):  # rows are no images
+                continue
+            # What a module remembers must not be of the images that it is tried on, or it would seem to compute it.
+            with readable():
+                network(other.clone())
+            with suppress(Exception):  # whatever it makes of zeros
+                if _agree(_seen(network, x, sites, start, values), whole):
+                    found[start.order] = start
     return [found[order] for order in sorted(found)]
+
+
+def _tried_on(example: Tensor) -> Tensor:
+    """Three images that are all different, and nowhere zero; real ones if there are so many."""
+    rows = torch.arange(IMAGES) % len(example)
+    scales = torch.where(torch.arange(IMAGES) < len(example), 1.0, torch.linspace(1, 0.4, IMAGES)).to(example)
+    shape = (IMAGES, *example.shape[1:])
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).abs().to(example)
+    return example[rows.to(example.device)] * scales[:, None, None, None] + 0.1 * noise
 
 
 def _outermost_first(entries: dict[str, tuple[Start, Tensor]], sites: Sequence[Site]) -> Iterator[str]:
@@ -96,11 +109,21 @@ def _outermost_first(entries: dict[str, tuple[Start, Tensor]], sites: Sequence[S
 def _seen(
     network: nn.Module, x: Tensor, sites: Sequence[Site], start: Start | None = None, values: Tensor | None = None
 ) -> Record:
-    """Outputs and sums of the sites, of those behind the start if there is one, and the logits."""
+    """Inputs, outputs and sums of the sites, of those behind the start if there is one, and the logits.
+
+    Raises
+    ------
+    RuntimeError
+        If one is not reached.
+    """
     begin = None if start is None or values is None else start.given(values)
     behind = [site for site in sites if start is None or site.order >= start.order]
     sums = {site.join.index for site in behind if site.join}
-    return record(network, x, outputs=[site.layer for site in behind], sums=sums, logits=True, begin=begin)
+    layers = [site.layer for site in behind]
+    seen = record(network, x, inputs=layers, outputs=layers, sums=sums, logits=True, begin=begin)
+    if not (len(seen.inputs) == len(seen.outputs) == len(layers) and len(seen.sums) == len(sums)):
+        raise RuntimeError("not all of these layers are called")
+    return seen
 
 
 def _agree(part: Record, whole: Record) -> bool:
@@ -108,6 +131,7 @@ def _agree(part: Record, whole: Record) -> bool:
     assert part.logits is not None and whole.logits is not None
     return (
         torch.equal(part.logits, whole.logits)
+        and all(torch.equal(given, whole.inputs[name]) for name, given in part.inputs.items())
         and all(torch.equal(output, whole.outputs[name]) for name, output in part.outputs.items())
         and all(torch.equal(total, whole.sums[index]) for index, total in part.sums.items())
     )
@@ -147,11 +171,13 @@ class _Watch:
 
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self.calls[name] += 1
-            if len(args) == 1 and isinstance(args[0], Tensor) and not any(map(torch.is_tensor, kwargs.values())):
+            given = args[0] if len(args) == 1 and not any(map(torch.is_tensor, kwargs.values())) else None
+            if isinstance(given, Tensor) and given.dim():
                 before = tuple(one for frame in self._done for one in frame)
-                size = args[0][:1].numel() * args[0].element_size()
-                start = Start(name, len(self._finished), {}, self.counted.seen, size)
-                self.seen.append((start, before, args[0].clone()))
+                layout = tuple(sorted(range(given.dim()), key=given.stride, reverse=True))
+                size = given[:1].numel() * given.element_size()
+                start = Start(name, len(self._finished), layout, {}, self.counted.seen, size)
+                self.seen.append((start, before, given.clone()))
             self._done.append([])
 
         return hook

@@ -108,6 +108,8 @@ class Begin:
         The module's dotted name.
     values
         What it is called with, (N, ...).
+    layout
+        The order in which their dimensions lie in memory, the first one outermost: what a module may do depends on it.
     skipped
         Modules that need not run, by name, and the shape of what each gives for an image: zeros stand in for it.
     additions
@@ -116,6 +118,7 @@ class Begin:
 
     name: str
     values: Tensor
+    layout: tuple[int, ...]
     skipped: Mapping[str, torch.Size]
     additions: int
 
@@ -248,11 +251,13 @@ def _begun(network: nn.Module, begin: Begin | None, counted: CountAdditions) -> 
         yield
         return
     skipped = {network.get_submodule(name): shape for name, shape in begin.skipped.items()}
-    own = {module: module.__dict__.get("forward") for module in skipped}
+    before = {module: module.__dict__.get("forward") for module in skipped}
 
     def enter(*_: Any) -> tuple[Tensor]:
         counted.seen = begin.additions
-        return (begin.values.clone(),)
+        given = begin.values
+        own = torch.empty_permuted(given.shape, begin.layout, dtype=given.dtype, device=given.device)
+        return (own.copy_(given),)  # which the module may change
 
     def nothing(shape: torch.Size) -> Callable[..., Tensor]:
         return lambda *_, **__: begin.values.new_zeros(len(begin.values), *shape)
@@ -264,7 +269,7 @@ def _begun(network: nn.Module, begin: Begin | None, counted: CountAdditions) -> 
         yield
     finally:
         handle.remove()
-        for module, forward in own.items():
+        for module, forward in before.items():
             if forward is None:
                 del module.__dict__["forward"]
             else:

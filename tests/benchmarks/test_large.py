@@ -101,7 +101,7 @@ def test_training_goes_on_after_an_epoch_as_if_it_had_not_stopped(
 
     def fresh() -> nn.Module:
         torch.manual_seed(1)
-        return nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 10))
+        return nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(0.5), nn.Linear(12, 10))
 
     whole, stopped = fresh(), fresh()
     large.train(whole, "patch", tmp_path / "whole.resume")

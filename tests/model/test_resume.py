@@ -147,7 +147,7 @@ class Twice(nn.Module):
     ("network", "shape", "names"),
     [
         (Skips, (3, 8, 8), ["last", "head"]),
-        (Remembers, (3, 8, 8), ["head"]),
+        (Remembers, (3, 8, 8), []),
         (Twice, (3, 8, 8), ["head"]),
         (SequenceFirst, (4, 3, 3), []),  # tokens come first before the head, which is the only site
         (Folded, (4, 3, 3), ["head"]),
