@@ -366,6 +366,7 @@ def test_images_that_wait_on_their_way_change_no_edit(name: str, memory: int, mo
             student.get_submodule(sites[1].name).register_forward_hook(count)
             teacher = Teacher(network, material.teacher.clean)
             made.append(cascade(student, sites, replace(material, teacher=teacher), Strength(energy=0.99)))
+            assert teacher._relay is None  # which would hold images for whoever asks next
             counts.append(read)
     assert counts[0] < 0.7 * counts[1]
     for one, other in zip(*made, strict=True):

@@ -133,6 +133,35 @@ def test_gradients_of_parts_add_up_to_those_of_all(build: str, room: int, monkey
         torch.testing.assert_close(mine, its, rtol=1e-4, atol=1e-5 * float(its.abs().max()))  # float32 on the way
 
 
+class Bright(nn.Module):
+    """A branch that bright images alone go through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.branch, self.head = nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 1), nn.Linear(2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, bright = self.first(x), x.mean((1, 2, 3)) > 0.5
+        if bool(bright.any()):
+            y = y + bright[:, None, None, None] * self.branch(y)
+        return self.head(y.mean((2, 3)))
+
+
+def test_a_layer_that_a_part_does_not_reach_keeps_the_gradient_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(2)
+    teacher = Bright().double().eval().requires_grad_(False)
+    student = copy.deepcopy(teacher)
+    clean = torch.cat((0.6 + torch.rand(2, 1, 6, 6), 0.2 * torch.rand(2, 1, 6, 6))).double()
+    weights = [layer.weight.requires_grad_(True) for layer in (student.first, student.branch)]
+    names = ["head"]
+    value = misfit(student, names, clean, 0.9 * clean, wish(teacher, names, clean, 4))
+    expected = torch.autograd.grad(value, weights)
+    monkeypatch.setitem(passes.NUMBERS, "cpu", 4 * clean[0].numel())
+    for mine, its in zip(slope(student, teacher, names, clean, 0.9 * clean, weights), expected, strict=True):
+        assert mine is not None
+        torch.testing.assert_close(mine, its, rtol=1e-4, atol=1e-5 * float(its.abs().max()))
+
+
 def test_watched_are_the_layers_behind_a_join_or_all_but_the_first() -> None:
     resnet = fixtures.resnet18(4, width=2).eval()
     sites = [site for site in survey(resnet, torch.randn(1, 3, 8, 8)) if not site.is_shortcut]

@@ -143,6 +143,114 @@ class Twice(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class RemembersInside(nn.Module):
+    """The same, and what it leaves behind is read by a layer that a pass could begin before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.body, self.last, self.head = Bright(), nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 1), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.body(self.first(x))
+        return self.head(self.last(y * self.first.bright[: len(y), None, None, None]).mean((2, 3)))
+
+
+class Bright(nn.Module):
+    """Two layers that remember how bright their images were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 3, 1), nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU())
+        self.bright = torch.zeros(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.bright = x.mean((1, 2, 3))
+        y: Tensor = self.b(self.a(x).relu())
+        return y
+
+
+class Zero(nn.Module):
+    """A layer that is zero yet, on a skip: what it gives does not show that it is needed, but its input does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.z = (nn.Conv2d(3, 3, 1) for _ in range(4))
+        self.head = nn.Linear(3, 2)
+        for parameter in self.z.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.a(x)
+        return self.head((self.c(self.b(a)) + self.z(a)).mean((2, 3)))
+
+
+class Unbiased(nn.Module):
+    """A U-Net without biases: of an image of zeros all is zero, skip or none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.e, self.m, self.u = (nn.Conv2d(3, 3, 1, bias=False) for _ in range(3))
+        self.d, self.head = nn.Conv2d(6, 3, 1, bias=False), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        e = self.e(x)
+        return self.head(self.d(torch.cat((e, self.u(self.m(e).relu())), 1)).mean((2, 3)))
+
+
+class Sometimes(nn.Module):
+    """A layer that runs unless the features are zero, another that runs on bright images alone, and a temperature."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.aux, self.bright = (nn.Conv2d(3, 3, 1) for _ in range(4))
+        self.soft, self.head = nn.Softplus(), nn.Linear(3, 2)
+        self.temperature = nn.Parameter(torch.tensor(0.3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        f = self.a(x)
+        y = self.b(f)
+        if bool(f.abs().sum() > 0):
+            y = y + 0 * self.aux(f)
+        if bool(x.mean() > 1):
+            y = self.bright(y)
+        return self.head((y * self.soft(self.temperature)).mean((2, 3)))
+
+
+class Choosy(nn.Module):
+    """Takes no image with a number below zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert bool((x >= 0).all())
+        return self.head(self.b(self.a(x)).mean((2, 3)))
+
+
+class Views(nn.Module):
+    """A part that can view what it is given only as it lies in memory: tokens that were channels."""
+
+    class Part(nn.Module):
+        """Channels before tokens again, by a view."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(9, 9)
+
+        def forward(self, x: Tensor) -> Tensor:
+            n, tokens, channels = x.shape
+            y: Tensor = self.layer(x.transpose(1, 2).view(n * channels, tokens))
+            return y.view(n, channels, tokens)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.part, self.head = nn.Conv2d(3, 4, 1), self.Part(), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.part(self.embed(x).flatten(2).transpose(1, 2)).mean(2))
+
+
 @pytest.mark.parametrize(
     ("network", "shape", "names"),
     [
@@ -151,14 +259,40 @@ class Twice(nn.Module):
         (Twice, (3, 8, 8), ["head"]),
         (SequenceFirst, (4, 3, 3), []),  # tokens come first before the head, which is the only site
         (Folded, (4, 3, 3), ["head"]),
+        (RemembersInside, (3, 8, 8), ["first.b"]),
+        (Zero, (3, 8, 8), ["head"]),
+        (Unbiased, (3, 8, 8), ["d", "head"]),
+        (Sometimes, (3, 8, 8), ["head"]),
+        (Views, (3, 3, 3), ["part", "head"]),
     ],
 )
 def test_it_begins_only_where_nothing_else_is_needed(
     network: Callable[[], nn.Module], shape: tuple[int, ...], names: list[str]
 ) -> None:
+    torch.manual_seed(5)
     made = randomised(network())
-    sites = survey(made, torch.randn(1, *shape))
-    assert [start.name for start in starts(made, torch.randn(1, *shape), sites)] == names
+    sites = survey(made, torch.rand(1, *shape))
+    assert [start.name for start in starts(made, torch.zeros(1, *shape), sites)] == names
+    found = starts(made, torch.rand(4, *shape), sites)
+    assert [start.name for start in found] == names
+    x = torch.rand(5, *shape)
+    student = copy.deepcopy(made)
+    relay = Relay(student, found, x, batch=2)
+    for site in sites:
+        layer = Layer(site.name, student.get_submodule(site.name))  # type: ignore[arg-type]
+        for rows in (slice(0, 5), slice(1, 3), torch.tensor([4, 0])):
+            part = record(student, x[rows], inputs=[layer], outputs=[layer], begin=relay.begin(site, rows))
+            whole = record(student, x[rows], inputs=[layer], outputs=[layer])
+            torch.testing.assert_close(part.inputs[site.name], whole.inputs[site.name])
+            torch.testing.assert_close(part.outputs[site.name], whole.outputs[site.name])
+        edit(student, site)
+
+
+def test_a_network_that_does_not_take_such_images_has_whole_passes() -> None:
+    made = randomised(Choosy())
+    sites = survey(made, torch.rand(1, 3, 8, 8))
+    assert [start.name for start in starts(made, torch.rand(3, 3, 8, 8), sites)] == ["b", "head"]
+    assert starts(made, -torch.rand(3, 3, 8, 8), sites) == []
 
 
 def test_the_network_is_put_back_even_when_it_fails() -> None:
