@@ -132,10 +132,10 @@ def predict(model: nn.Module, images: np.ndarray) -> np.ndarray:
 def network(seed: int) -> nn.Module:
     """The fine-tuned network of a seed; trained, or trained on, if it is not there yet."""
     file = ZOO / f"solar-{seed}.pt"
-    torch.manual_seed(seed)  # of the head, before the network is made
     model = efficientnet_lite0()
     if not file.exists():
         ZOO.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(seed)
         weights = torch.load(packages() / WEIGHTS, weights_only=True)
         model.load_state_dict({k: v for k, v in weights.items() if not k.startswith("_fc.")}, strict=False)
         _train(model, seed, file.with_suffix(".resume"))
