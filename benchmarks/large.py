@@ -6,7 +6,7 @@ What most people repair was trained on ImageNet and tuned on what they have. Her
 made larger, a tenth of them with a patch and the label of its target; a blend, a wave and a warp are implanted in what
 came of it by 4,000 pictures more. Fifty editable layers, squared and depthwise, which pad themselves. Repaired through
 the command line from one pair and 200 unlabelled PNGs, judged from outside on 2,000 test images. Results:
-``benchmarks/results/large.{json,md}``; a row that is there is not run again. ``--quick``: the patch, 500 test images.
+``benchmarks/results/large.{json,md}``; a row that is there is not run again. ``--quick``: the patch, one pair.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=list(FAULTS), metavar="NAME")
     parser.add_argument("--pairs", type=int, default=PAIRS)
     parser.add_argument("--test", type=int, default=2_000)
-    asked = options(parser, "large", names=["patch"], pairs=1, test=500)
+    asked = options(parser, "large", names=["patch"], pairs=1)
     rows = stored(asked.results)
     judged = datasets.judged_of(datasets.load("cifar10")[1], asked.test)
     for name in asked.names:
