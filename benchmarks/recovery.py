@@ -196,8 +196,8 @@ def innocent(name: str, judged: datasets.Split) -> dict[str, Any] | None:
     return None
 
 
-def table(results: list[dict[str, Any]]) -> str:
-    """Markdown: one line a network, median and worst over the pairs, in percent."""
+def table(results: list[dict[str, Any]], says: str | None = None) -> str:
+    """Markdown: one line a network, median and worst over the pairs, in percent, and what its columns say."""
     lines = [
         "| network | before OA / ASR / RA | base rate | OA of other classes | RA without the trojan | after OA |"
         " ASR | RA | worst OA | worst ASR | worst RA | layers | rank | seconds |",
@@ -217,7 +217,7 @@ def table(results: list[dict[str, Any]]) -> str:
         cells = [label, first, _p(before["base_rate"]), _p(before["accuracy_other"])]
         cells += ["–" if never is None else _p(never["recovery"]), *middle, *worst, *size]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", SAYS]) + "\n"
+    return "\n".join([*lines, "", SAYS if says is None else says]) + "\n"
 
 
 SAYS = """OA: accuracy; ASR: attack success; RA: triggered images that get their true class, in percent of the images
