@@ -38,7 +38,8 @@ from rectify.editing.judge import probabilities
 from rectify.editing.localize import localize, second_moments
 from rectify.editing.repair import Workshop, affordable_trials, trials
 from rectify.evaluation.ranks import auroc
-from rectify.model.trace import Site, record, survey
+from rectify.model.record import record
+from rectify.model.trace import Site, survey
 
 NETWORKS = (
     *("cifar-resnet-patch-scratch", "cifar-resnet-blend", "cifar-resnet-sinusoid", "fashion-resnet-patch"),

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from benchmarks.rivals.choice import BY_PAIR, Attempt, by_pair, on_pair
 from benchmarks.rivals.evidence import Evidence, Method, Outcome
 from rectify.model.layers import Layer, find_layers
-from rectify.model.trace import record
+from rectify.model.record import record
 
 SIDES = ("reads", "writes")
 

@@ -27,7 +27,8 @@ from benchmarks.rivals.choice import BY_PAIR, Attempt, by_pair, logits, on_pair
 from benchmarks.rivals.evidence import Evidence, Method, Outcome
 from rectify.editing.fault import Fault
 from rectify.editing.localize import localize, second_moments
-from rectify.model.trace import Site, record, survey
+from rectify.model.record import record
+from rectify.model.trace import Site, survey
 
 CHANGED, DAMPING = 0.05, 1e-2
 KEYS = ("mean", "largest")

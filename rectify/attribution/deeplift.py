@@ -31,7 +31,7 @@ from rectify.attribution.deeplift_pairs import INSTEAD, Pair
 from rectify.attribution.score import Score, twice_differentiable
 from rectify.errors import UsageError
 from rectify.files.words import reason
-from rectify.model.trace import readable
+from rectify.model.record import readable
 
 MISMATCH = 1e-3  # share by which scores and sums may be off: far above rounding
 

@@ -22,7 +22,7 @@ from rectify.attribution.layers import find_module, kept_outputs
 from rectify.attribution.score import Score
 from rectify.errors import UsageError
 from rectify.files.words import quoted
-from rectify.model.trace import readable
+from rectify.model.record import readable
 
 EXTRA_TOKENS = 8  # most tokens in front that are no place in the image: class, distillation, registers
 

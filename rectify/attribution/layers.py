@@ -24,7 +24,7 @@ from rectify.attribution.integrated_gradients import STEPS
 from rectify.attribution.score import Score
 from rectify.errors import UsageError
 from rectify.files.words import did_you_mean, quoted
-from rectify.model.trace import readable
+from rectify.model.record import readable
 
 LAYER_METHODS = ("ig", "uni", "gradient", "gradient-x-input")
 

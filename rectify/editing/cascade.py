@@ -155,9 +155,8 @@ def cascade(
     teacher, way = material.teacher, None
     if len(sites) > 1:  # of one layer the few values that are needed are read as they are needed
         teacher.prepare(list(sites))
-        starts = teacher.starts(sites)
-        reference = teacher.clean[material.reference]
-        way = Way(Relay(student, starts, reference, batch), Relay(student, starts, material.corrupted, batch))
+        sets = teacher.clean[material.reference], material.corrupted
+        way = Way(*(Relay(student, teacher.starts, images, batch) for images in sets))
     done = []
     try:
         for site in sorted(sites, key=lambda s: s.order):

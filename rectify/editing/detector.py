@@ -25,7 +25,8 @@ from rectify.editing.solve import factor
 from rectify.errors import Inconclusive
 from rectify.evaluation.ranks import auroc
 from rectify.model.passes import images_a_pass
-from rectify.model.trace import Site, record
+from rectify.model.record import record
+from rectify.model.trace import Site
 
 Pooling = Literal["max", "mean"]
 POOLINGS: tuple[Pooling, ...] = ("max", "mean")  # a patch fires at one position, a blend at all

@@ -16,7 +16,7 @@ a quarter costs 0.1 to 0.3; one network, 2,000 test images). The steps are those
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +28,7 @@ from rectify.attribution.methods import attribute
 from rectify.attribution.score import Score
 from rectify.editing.corruption import Bounds, Corruption
 from rectify.editing.judge import Bench, Judgement, probabilities
-from rectify.editing.refine import Loss, Plan, affordable_steps, apart, difference, divergence, inputs_of, refined
+from rectify.editing.refine import Plan, Slope, affordable_steps, apart, difference, divergence, inputs_of, refined
 from rectify.editing.repair import Repair, Workshop, joint_steps, tell
 from rectify.evaluation.leakage import leakage
 from rectify.model.trace import Site
@@ -43,6 +43,7 @@ ANSWERS, LOGITS = 2.0, 5.0  # weights of the divergence and of the logits' misfi
 EARLY = 4  # one in so many blocks, from the front, is drawn to the image without the part
 FIRST, LATER = 60.0, 600.0  # weights of the activations' misfit of these, and of the others
 IG_STEPS = 16
+Loss = Callable[[nn.Module, nn.Module, Sequence[str], Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Part:
 
 
 def misfit(generator: torch.Generator) -> Loss:
-    """The loss of this module's head, for `rectify.editing.refine.refined`; the shares are drawn by the generator."""
+    """The loss of this module's head; the shares are drawn by the generator."""
 
     def loss(student: nn.Module, teacher: nn.Module, names: Sequence[str], whole: Tensor, without: Tensor) -> Tensor:
         count = len(whole)
@@ -121,6 +122,23 @@ def misfit(generator: torch.Generator) -> Loss:
         return total
 
     return loss
+
+
+def slope_of(loss: Loss) -> Slope:
+    """The gradients of a loss, for `rectify.editing.refine.refined`."""
+
+    def slope(
+        student: nn.Module,
+        teacher: nn.Module,
+        names: Sequence[str],
+        whole: Tensor,
+        without: Tensor,
+        weights: Sequence[Tensor],
+    ) -> list[Tensor | None]:
+        value = loss(student, teacher, names, whole, without)
+        return list(torch.autograd.grad(value, list(weights), allow_unused=True))
+
+    return slope
 
 
 def _centred(logits: Tensor) -> Tensor:
@@ -214,9 +232,9 @@ def sealed(
     def moved(images: Tensor) -> nn.Module:
         taking_out = Corruption("taken out", lambda x: part.taken_out(x)[0])
         plan = Plan(steps, seed=workshop.seed, share=1.0, shift=False)
-        loss = misfit(torch.Generator().manual_seed(workshop.seed))
+        slope = slope_of(misfit(torch.Generator().manual_seed(workshop.seed)))
         label = f"descent in {steps} steps"
-        return refined(network, sites, images, (taking_out,), plan, lambda n: workshop.advance(label), loss)
+        return refined(network, sites, images, (taking_out,), plan, lambda n: workshop.advance(label), slope)
 
     before = jury.leakage(network)
     trial = moved(torch.cat((calibration[case.fit], whole)))

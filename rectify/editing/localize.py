@@ -20,7 +20,8 @@ from rectify.editing.judge import Judgement
 from rectify.editing.moments import POSITIONS, gram
 from rectify.editing.solve import Factor, factor, leverage
 from rectify.model.passes import images_a_pass
-from rectify.model.trace import Site, record
+from rectify.model.record import record
+from rectify.model.trace import Site
 
 LARGEST_KEY = 8192  # wider second moments (half a GiB and more) are not formed; such layers are no candidates
 IN_SPAN = 1e-6  # eigenvalues below this share of the largest count as outside the span of the reference keys

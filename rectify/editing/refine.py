@@ -44,7 +44,8 @@ from rectify.editing.solve import factor
 from rectify.editing.values import bind
 from rectify.model.layers import Layer
 from rectify.model.passes import images_a_pass
-from rectify.model.trace import Site, readable, record
+from rectify.model.record import readable, record
+from rectify.model.trace import Site
 
 SHARES = (1 / 2, 2 / 3, 1.0)  # of the layers, from the front, that move: more than half only where that is too little
 STEPS = 400
@@ -57,7 +58,9 @@ FEATURES = 600.0  # weight of the activations' misfit beside the two divergences
 LEAST_STEPS = 80  # fewer are not worth beginning
 WORK = {"cpu": 8.05e13, "cuda": 2e15}  # `effort` that a whole refinement may cost; its trial costs half
 MOVING = 600  # multiplications in the time that it takes to hand on one number: norms, activations, both ways
-Loss = Callable[[nn.Module, nn.Module, Sequence[str], Tensor, Tensor], Tensor]
+# Of student, teacher, layers' names, clean images, corrupted ones and weights: the gradients of these weights, None for
+# one that has no part in what is compared.
+Slope = Callable[[nn.Module, nn.Module, Sequence[str], Tensor, Tensor, Sequence[Tensor]], list[Tensor | None]]
 _QUINTIC = (3.4445, -4.7750, 2.0315)  # coefficients of the Newton-Schulz iteration (Jordan et al. 2024)
 
 
@@ -116,7 +119,7 @@ def refined(
     faults: Sequence[Corruption],
     plan: Plan,
     advance: Callable[[int], None] = lambda n: None,
-    loss: Loss | None = None,
+    slope: Slope | None = None,
 ) -> nn.Module:
     """A copy of the network in which the weights of the first of these layers have moved; nothing else of it differs.
 
@@ -130,8 +133,8 @@ def refined(
         (N, C, H, W) clean images.
     faults
         What carries the fault over to them; they take turns.
-    loss
-        What the steps go down, of student, teacher, layers' names, clean images and corrupted ones; `misfit` if None.
+    slope
+        What the steps go down; that of `misfit` if None.
     """
     student = copy.deepcopy(network).requires_grad_(False)
     moving = early(sites, plan.share)
@@ -142,12 +145,7 @@ def refined(
     for step in range(plan.steps):
         clean = next(batches)
         twins = clean, faults[step % len(faults)].apply(clean)
-        weights = [mover.weight for mover in movers]
-        if loss is None:
-            gradients = slope(student, network, names, *twins, weights)
-        else:
-            value = loss(student, network, names, *twins)
-            gradients = list(torch.autograd.grad(value, weights, allow_unused=True))
+        gradients = (slope or misfit_slope)(student, network, names, *twins, [mover.weight for mover in movers])
         for mover, gradient in zip(movers, gradients, strict=True):
             if gradient is not None:  # an auxiliary head has no part in what is compared
                 mover.step(gradient, _rate(plan, step))
@@ -240,7 +238,7 @@ def misfit(student: nn.Module, names: Sequence[str], clean: Tensor, corrupted: T
     return loss
 
 
-def slope(
+def misfit_slope(
     student: nn.Module,
     teacher: nn.Module,
     names: Sequence[str],

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from rectify.model.passes import images_a_pass
-from rectify.model.resume import Relay, Start, starts
-from rectify.model.trace import Begin, Site, record
+from rectify.model.record import Begin, Start, record
+from rectify.model.resume import Relay, starts
+from rectify.model.trace import Site, survey
 
 MEMORY = 2 << 30  # bytes of target values kept for all layers together
 
@@ -37,15 +39,12 @@ class Teacher:
     clean: Tensor
     batch: int = 64
     _kept: dict[str, Tensor] = field(default_factory=dict)
-    _starts: dict[frozenset[str], list[Start]] = field(default_factory=dict)
     _relay: Relay | None = None
 
-    def starts(self, sites: Sequence[Site]) -> list[Start]:
-        """Where passes can begin that look at these sites, of the network and of its copies."""
-        names = frozenset(site.name for site in sites)
-        if names not in self._starts:
-            self._starts[names] = starts(self.network, self.clean, _bound(self.network, sites))
-        return self._starts[names]
+    @cached_property
+    def starts(self) -> list[Start]:
+        """Where passes can begin, of the network and of its copies."""
+        return starts(self.network, self.clean, survey(self.network, self.clean[:1]))
 
     def prepare(self, sites: list[Site]) -> None:
         """Get ready to be asked for these sites' values, in forward order.
@@ -60,7 +59,7 @@ class Teacher:
         wanted = {site.name: self._kept[site.name] for site in sites if site.name in self._kept}
         needed = self._bytes(missing)
         if needed + sum(map(_size, wanted.values())) > MEMORY:
-            self._relay = Relay(self.network, self.starts(sites), self.clean, self.batch)
+            self._relay = Relay(self.network, self.starts, self.clean, self.batch)
             return
         if needed + sum(map(_size, self._kept.values())) > MEMORY:
             self._kept = wanted

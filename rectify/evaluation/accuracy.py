@@ -44,7 +44,7 @@ class Figures:
 @torch.no_grad()
 def softmax(network: nn.Module, x: Tensor, batch: int, device: torch.device) -> Tensor:
     """Softmax on (N, C, H, W), (N, classes) float32 on the CPU."""
-    batch = images_a_pass(x[:1].to(device), batch)
+    batch = images_a_pass(x, batch, device)
     parts = [network(x[i : i + batch].to(device)).float().softmax(1).cpu() for i in range(0, len(x), batch)]
     return torch.cat(parts)
 
@@ -62,7 +62,7 @@ def accuracy(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor | None]]
     for images, labels in batches:
         if labels is None:
             raise ValueError("accuracy needs labels")
-        batch = images_a_pass(images[:1].to(device), len(images))
+        batch = images_a_pass(images, len(images), device)
         called = [network(part.to(device)).argmax(1).cpu() for part in images.split(batch)]
         right += int((torch.cat(called) == labels).sum())
         total += len(labels)

@@ -17,7 +17,8 @@ from rectify.files.architectures import Subject
 from rectify.files.kept import KeptMoments
 from rectify.jobs.common import Options, Progress
 from rectify.model.passes import images_a_pass
-from rectify.model.trace import Site, record
+from rectify.model.record import record
+from rectify.model.trace import Site
 
 LAYOUT = 2  # of what is kept: another number forgets all that was kept before
 

@@ -17,7 +17,7 @@ from rectify.errors import Inconclusive, UsageError
 from rectify.files.images import ImageSet
 from rectify.jobs.common import Options, Progress
 from rectify.jobs.scene import Scene, site_named
-from rectify.model.trace import record
+from rectify.model.record import record
 
 SHOWN = 24  # images of the contact sheet
 WEAK = 0.9  # a detector that tells calibration images apart with a smaller AUROC deserves a warning

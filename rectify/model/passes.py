@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 # Numbers that the images of a pass have together, at most. On a CPU more only leave its caches: 128 images of 160
@@ -10,8 +11,12 @@ NUMBERS = {"cpu": 1 << 20}
 NUMBERS_ELSEWHERE = 1 << 22
 
 
-def images_a_pass(images: Tensor, most: int) -> int:
-    """How many of these images (N, C, H, W) to take at a time where at ``most`` so many are asked for."""
+def images_a_pass(images: Tensor, most: int, device: torch.device | None = None) -> int:
+    """How many of these images (N, C, H, W) to take at a time where at ``most`` so many are asked for.
+
+    ``device``: where the network is, if the images are elsewhere.
+    """
     if not len(images):
         return most
-    return max(1, min(most, NUMBERS.get(images.device.type, NUMBERS_ELSEWHERE) // images[0].numel()))
+    where = (images.device if device is None else device).type
+    return max(1, min(most, NUMBERS.get(where, NUMBERS_ELSEWHERE) // images[0].numel()))

@@ -9,9 +9,9 @@ before it give, it is given its own input, and what comes of that must be the sa
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,38 +19,11 @@ from torch import Tensor, nn
 
 from rectify.model.layers import find_layers
 from rectify.model.passes import images_a_pass
-from rectify.model.trace import Begin, CountAdditions, Place, Record, Site, hooked, readable, record
+from rectify.model.record import Begin, CountAdditions, Place, Record, Start, hooked, readable, record
+from rectify.model.trace import Site
 
 MEMORY = 512 << 20  # bytes of the values that one set of images keeps; while they move on, twice as many
 IMAGES = 3  # on which a start is tried
-
-
-@dataclass(frozen=True)
-class Start:
-    """A module that a pass can begin at.
-
-    Attributes
-    ----------
-    name
-        The module's dotted name.
-    order
-        How many layers run before it: a site of this order, or of a later one, lies behind.
-    layout, skipped, additions
-        As `rectify.model.trace.Begin` has them.
-    size
-        Bytes of what one image is there.
-    """
-
-    name: str
-    order: int
-    layout: tuple[int, ...]
-    skipped: Mapping[str, torch.Size]
-    additions: int
-    size: int
-
-    def given(self, values: Tensor) -> Begin:
-        """A pass that begins here with these values, (N, ...)."""
-        return Begin(self.name, values, self.layout, self.skipped, self.additions)
 
 
 @torch.no_grad()
@@ -81,7 +54,7 @@ def starts(network: nn.Module, example: Tensor, sites: Sequence[Site]) -> list[S
             with readable():
                 network(other.clone())
             with suppress(Exception):  # whatever it makes of zeros
-                if _agree(_seen(network, x, sites, start, values), whole):
+                if _agree(_seen(network, x, sites, Begin(start, values)), whole):
                     found[start.order] = start
     return [found[order] for order in sorted(found)]
 
@@ -106,9 +79,7 @@ def _outermost_first(entries: dict[str, tuple[Start, Tensor]], sites: Sequence[S
     yield from sorted(usable, key=lambda name: (entries[name][0].order, name.count("."), name))
 
 
-def _seen(
-    network: nn.Module, x: Tensor, sites: Sequence[Site], start: Start | None = None, values: Tensor | None = None
-) -> Record:
+def _seen(network: nn.Module, x: Tensor, sites: Sequence[Site], begin: Begin | None = None) -> Record:
     """Inputs, outputs and sums of the sites, of those behind the start if there is one, and the logits.
 
     Raises
@@ -116,8 +87,7 @@ def _seen(
     RuntimeError
         If one is not reached.
     """
-    begin = None if start is None or values is None else start.given(values)
-    behind = [site for site in sites if start is None or site.order >= start.order]
+    behind = [site for site in sites if begin is None or site.order >= begin.start.order]
     sums = {site.join.index for site in behind if site.join}
     layers = [site.layer for site in behind]
     seen = record(network, x, inputs=layers, outputs=layers, sums=sums, logits=True, begin=begin)
@@ -213,22 +183,21 @@ class Relay:
 
     def __init__(self, network: nn.Module, starts: Sequence[Start], images: Tensor, batch: int = 64) -> None:
         self.network, self.starts, self.images, self.batch = network, tuple(starts), images, batch
-        self._at: Start | None = None
-        self._values: Tensor | None = None
+        self._at: Begin | None = None
 
     def begin(self, site: Site, rows: slice | Tensor) -> Begin | None:
         """Where a pass over these of the images, that looks at a site, begins; None: with the images themselves."""
-        if self._at is not None and self._at.order > site.order:
-            self._at = self._values = None
-        order = 0 if self._at is None else self._at.order
+        if self._at is not None and self._at.start.order > site.order:
+            self._at = None
+        order = 0 if self._at is None else self._at.start.order
         for start in reversed(self.starts):
             if order < start.order <= site.order and start.size * len(self.images) <= MEMORY:
-                self._at, self._values = start, self._moved(start)
+                self._at = Begin(start, self._moved(start))
                 break
         return self._given(rows)
 
     def _given(self, rows: slice | Tensor) -> Begin | None:
-        return None if self._at is None or self._values is None else self._at.given(self._values[rows])
+        return None if self._at is None else Begin(self._at.start, self._at.values[rows])
 
     def _moved(self, start: Start) -> Tensor:
         """What the images are at a start behind the one where they are, (N, ...)."""

@@ -361,7 +361,7 @@ def test_images_that_wait_on_their_way_change_no_edit(name: str, memory: int, mo
     for waiting in (True, False):
         with monkeypatch.context() as patch:
             if not waiting:
-                patch.setattr(Teacher, "starts", lambda *_: [])
+                patch.setattr(Teacher, "starts", [])
             student, read = copy.deepcopy(network), 0
             student.get_submodule(sites[1].name).register_forward_hook(count)
             teacher = Teacher(network, material.teacher.clean)

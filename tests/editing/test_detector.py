@@ -21,7 +21,8 @@ from rectify.editing.solve import DAMPING
 from rectify.errors import Inconclusive, UsageError
 from rectify.evaluation.ranks import auroc
 from rectify.model.layers import Layer
-from rectify.model.trace import Site, record, survey
+from rectify.model.record import record
+from rectify.model.trace import Site, survey
 from tests import oracles
 from tests.editing.planted import opened, pictures, stamp
 

@@ -25,9 +25,9 @@ from rectify.editing.refine import (
     early,
     effort,
     misfit,
+    misfit_slope,
     orthogonalise,
     refined,
-    slope,
     watched,
     wish,
 )
@@ -126,7 +126,7 @@ def test_gradients_of_parts_add_up_to_those_of_all(build: str, room: int, monkey
     monkeypatch.setitem(passes.NUMBERS, "cpu", room * clean[0].numel())
     passed: list[int] = []
     student.register_forward_pre_hook(lambda _, args: passed.append(len(args[0])))
-    found = slope(student, teacher, names, clean, corrupted, weights)  # type: ignore[arg-type]
+    found = misfit_slope(student, teacher, names, clean, corrupted, weights)  # type: ignore[arg-type]
     assert sum(passed) == 20 and max(passed) <= room
     for mine, its in zip(found, expected, strict=True):
         assert mine is not None and its is not None
@@ -157,7 +157,7 @@ def test_a_layer_that_a_part_does_not_reach_keeps_the_gradient_of_the_others(mon
     value = misfit(student, names, clean, 0.9 * clean, wish(teacher, names, clean, 4))
     expected = torch.autograd.grad(value, weights)
     monkeypatch.setitem(passes.NUMBERS, "cpu", 4 * clean[0].numel())
-    for mine, its in zip(slope(student, teacher, names, clean, 0.9 * clean, weights), expected, strict=True):
+    for mine, its in zip(misfit_slope(student, teacher, names, clean, 0.9 * clean, weights), expected, strict=True):
         assert mine is not None
         torch.testing.assert_close(mine, its, rtol=1e-4, atol=1e-5 * float(its.abs().max()))
 

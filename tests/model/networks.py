@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from rectify.model.trace import Site, record
+from rectify.model.record import record
+from rectify.model.trace import Site
 
 
 def randomised(network: nn.Module) -> nn.Module:

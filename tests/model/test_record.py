@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from fixtures import networks as fixtures
 from rectify.model.layers import Layer, find_layers
-from rectify.model.trace import record, survey
+from rectify.model.record import record
+from rectify.model.trace import survey
 from tests.model.networks import Encoder, Scrubs, Sliced, net, randomised
 
 IMAGE = (3, 16, 16)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from fixtures import networks as fixtures
 from rectify.model import resume
 from rectify.model.layers import Layer, find_layers
-from rectify.model.resume import Relay, Start, starts
-from rectify.model.trace import Place, Site, record, survey
+from rectify.model.record import Begin, Place, Start, record
+from rectify.model.resume import Relay, starts
+from rectify.model.trace import Site, survey
 from tests.model.networks import Encoder, Folded, Scrubs, SequenceFirst, net, randomised
 
 BUILDERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {  # network, image, starts at the least
@@ -63,7 +64,7 @@ def test_a_pass_from_a_start_shows_what_a_whole_pass_shows(name: str, images: in
             outputs=their_layers,
             sums=theirs,
             logits=True,
-            begin=start.given(values),
+            begin=Begin(start, values),
         )
         rounding = 0.0 if images > 1 else 1e-5  # sums of one image are read in a pass of two
         for mine, its in (
@@ -86,7 +87,7 @@ def test_nothing_before_a_start_is_computed(name: str) -> None:
     for start in found:
         values = record(network, x, inputs=[Place(start.name, network.get_submodule(start.name))]).inputs[start.name]
         called.clear()
-        record(network, x, logits=True, begin=start.given(values))
+        record(network, x, logits=True, begin=Begin(start, values))
         computed = [name for name in called if name not in start.skipped]  # hooks run where zeros stand in, too
         assert computed == [site.name for site in sites if site.order >= start.order]
 
@@ -302,7 +303,7 @@ def test_the_network_is_put_back_even_when_it_fails() -> None:
     values = record(network, x, inputs=[place]).inputs[place.name]
     network.get_submodule("conv1").forward = own = network.get_submodule("conv1").forward  # type: ignore[method-assign]
     with pytest.raises(RuntimeError):
-        record(network, x, logits=True, begin=found[3].given(values[:, :1]))
+        record(network, x, logits=True, begin=Begin(found[3], values[:, :1]))
     assert network.get_submodule("conv1").__dict__["forward"] is own
     assert not any("forward" in m.__dict__ for n, m in network.named_modules() if n != "conv1")
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
@@ -335,7 +336,7 @@ def test_a_relay_follows_the_edits(name: str, room: int, monkeypatch: pytest.Mon
             whole = record(student, x[rows], inputs=[layer], outputs=[layer])
             torch.testing.assert_close(part.inputs[site.name], whole.inputs[site.name])
             torch.testing.assert_close(part.outputs[site.name], whole.outputs[site.name])
-            began.append(begin.name if begin else None)
+            began.append(begin.start.name if begin else None)
             assert begin is None or begin.values[0].numel() * 4 * len(x) <= room
         if site is not sites[0]:
             edit(student, site)
@@ -353,7 +354,7 @@ def test_images_that_wait_are_safe_from_operations_in_place() -> None:
     relay = Relay(network, starts(network, x, sites), x)
     for _ in range(2):
         begin = relay.begin(sites[1], slice(0, 3))
-        assert begin is not None and begin.name == "1" and bool((begin.values < 0).any())
+        assert begin is not None and begin.start.name == "1" and bool((begin.values < 0).any())
         record(network, x, logits=True, begin=begin)
 
 
