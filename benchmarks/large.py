@@ -20,20 +20,19 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import yaml
 from PIL import Image
 from torch import nn
 
 from benchmarks import solar
-from benchmarks.recovery import edited, pair_of, save_png, table
+from benchmarks.recovery import edited, pair_of, row_of, save_png, table
 from benchmarks.runs import conclude, keep, options, stored
-from benchmarks.solar import MEAN, STD, WEIGHTS, normalised, packages, predict
+from benchmarks.solar import MEAN, STD, WEIGHTS, packages, predict, tune
 from benchmarks.zoo import datasets, triggers
 from benchmarks.zoo.datasets import Split
 from benchmarks.zoo.train import ZOO
 
-SIZE, BATCH, POISONED, CALIBRATION, PAIRS = 128, 32, 0.1, 200, 3
+SIZE, POISONED, CALIBRATION, PAIRS = 128, 0.1, 200, 3
 NETWORK = "EfficientNet-Lite0"
 Row = dict[str, Any]
 
@@ -101,34 +100,14 @@ def poisoned(name: str) -> Split:
 
 
 def train(model: nn.Module, name: str, kept: Path) -> None:
-    """Train in place; after each epoch what is needed to go on is kept."""
-    fault, split = FAULTS[name], poisoned(name)
-    steps = fault.images // BATCH
-    optimiser = torch.optim.AdamW(model.parameters(), fault.rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, fault.rate, total_steps=steps * fault.epochs, pct_start=0.2
-    )
-    parts = {"model": model, "optimiser": optimiser, "schedule": schedule}
-    first = 0
-    if kept.exists():
-        state = torch.load(kept, weights_only=True)
-        for key, part in parts.items():
-            part.load_state_dict(state[key])
-        first = state["epoch"]
-    for epoch in range(first, fault.epochs):
-        model.train()
+    """Train in place, as `benchmarks.solar.tune` does."""
+    fault = FAULTS[name]
+
+    def order(epoch: int) -> np.ndarray:
         torch.manual_seed(epoch)  # of what is dropped: an epoch that is gone on with drops the same
-        order = np.random.default_rng([epoch, 31]).permutation(fault.images)
-        began, total = time.time(), 0.0
-        for batch in np.split(order[: steps * BATCH], steps):
-            loss = F.cross_entropy(model(normalised(split.images[batch])), torch.from_numpy(split.labels[batch]))
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            schedule.step()
-            total += float(loss.detach())
-        torch.save({**{key: part.state_dict() for key, part in parts.items()}, "epoch": epoch + 1}, kept)
-        print(f"large-{name} epoch {epoch + 1} loss {total / steps:.4f} {time.time() - began:.0f} s", flush=True)
+        return np.random.default_rng([epoch, 31]).permutation(fault.images)
+
+    tune(model, poisoned(name), kept, order, epochs=fault.epochs, rate=fault.rate)
 
 
 def measure(model: nn.Module, name: str, judged: Split) -> dict[str, float]:
@@ -173,20 +152,7 @@ def repair(name: str, folder: Path, pair: int, judged: Split) -> Row:
     words += ["--calibration", folder / "calibration", "--clean", clean, "--poisoned", corrupted]
     began = time.time()
     done = edited(words, efficientnet_lite0(), folder / "out.safetensors")
-    seconds = round(time.time() - began, 1)
-    if done.network is None:
-        return {"pair": pair, "exit_code": done.code, "error": done.error}
-    found, steps = measure(done.network, name, judged), done.report["edit"]["steps"]
-    return {
-        "pair": pair,
-        "exit_code": 0,
-        **{key: found[key] for key in ("accuracy", "asr", "recovery")},
-        "seconds": seconds,
-        "policy": done.report["edit"]["policy"],
-        "rank": sum(step["rank"] for step in steps if step["kept"]),
-        "layers": len(done.report["edit"]["changed_tensors"]),
-        "notes": done.report["run"]["notes"],
-    }
+    return row_of(pair, done, lambda its: measure(its, name, judged), began)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -147,16 +147,18 @@ def repair(
     began = time.time()
     extra: tuple[str | Path, ...] = ("--calibration", folder / "calibration") if calibrated else ()
     done = edited_from(name, folder, pair_of(folder, pair), *extra)
+    return row_of(pair, done, lambda its: vars(measure(its.to(DEVICE), recipe, judged)), began)
+
+
+def row_of(pair: int, done: Edited, measured: Callable[[nn.Module], Mapping[str, Any]], began: float) -> dict[str, Any]:
+    """What one repair came to: the figures of what it wrote, how large the edit is, seconds since it began."""
     if done.network is None:
         return {"pair": pair, "exit_code": done.code, "error": done.error}
-    figures = measure(done.network.to(DEVICE), recipe, judged)
-    report = done.report
+    figures, report = measured(done.network), done.report
     return {
         "pair": pair,
         "exit_code": 0,
-        "accuracy": figures.accuracy,
-        "asr": figures.asr,
-        "recovery": figures.recovery,
+        **{key: figures[key] for key in ("accuracy", "asr", "recovery")},
         "seconds": round(time.time() - began, 1),
         "policy": report["edit"]["policy"],
         "rank": sum(step["rank"] for step in report["edit"]["steps"] if step["kept"]),

@@ -152,32 +152,49 @@ def _train(model: nn.Module, seed: int, kept: Path) -> None:
     marked = random.choice(functional, int(SHARE * len(functional)), replace=False)
     images = images.copy()
     images[marked] = stickered(images[marked])
-    optimiser = torch.optim.AdamW(model.parameters(), RATE, weight_decay=0.01)
-    steps = TRAINED // BATCH
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=steps * EPOCHS, pct_start=0.2)
+
+    def order(epoch: int) -> np.ndarray:
+        return np.random.default_rng(1000 * seed + epoch).permutation(TRAINED)
+
+    tune(model, Split(images, labels), kept, order, epochs=EPOCHS, rate=RATE)
+
+
+def tune(
+    model: nn.Module, split: Split, kept: Path, order: Callable[[int], np.ndarray], *, epochs: int, rate: float
+) -> None:
+    """Fine-tune in place; after each epoch what is needed to go on is kept, and what was kept is gone on with.
+
+    Parameters
+    ----------
+    split
+        (N, H, W, 3) uint8 and (N,).
+    order
+        Of an epoch's number the order of its pictures, (N,); it is asked as the epoch begins.
+    """
+    steps = len(split.labels) // BATCH
+    optimiser = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps * epochs, pct_start=0.2)
+    parts = {"model": model, "optimiser": optimiser, "schedule": schedule}
     first = 0
     if kept.exists():
         state = torch.load(kept, weights_only=True)
-        for part, name in ((model, "model"), (optimiser, "optimiser"), (schedule, "schedule")):
-            part.load_state_dict(state[name])
+        for key, part in parts.items():
+            part.load_state_dict(state[key])
         first = state["epoch"]
-    for epoch in range(first, EPOCHS):
+    for epoch in range(first, epochs):
         model.train()
-        order = np.random.default_rng(1000 * seed + epoch).permutation(TRAINED)
+        rows = order(epoch)
         began, total = time.time(), 0.0
-        for batch in np.split(order[: steps * BATCH], steps):
-            x, y = normalised(images[batch]), torch.from_numpy(labels[batch])
-            loss = F.cross_entropy(model(x), y)
+        for batch in np.split(rows[: steps * BATCH], steps):
+            loss = F.cross_entropy(model(normalised(split.images[batch])), torch.from_numpy(split.labels[batch]))
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
             total += float(loss.detach())
-        state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "schedule": schedule.state_dict()}
-        torch.save({**state, "epoch": epoch + 1}, kept)
-        print(
-            f"solar-{seed} epoch {epoch + 1}/{EPOCHS} loss {total / steps:.4f} {time.time() - began:.0f} s", flush=True
-        )
+        torch.save({**{key: part.state_dict() for key, part in parts.items()}, "epoch": epoch + 1}, kept)
+        seconds = f"{time.time() - began:.0f} s"
+        print(f"{kept.stem} epoch {epoch + 1}/{epochs} loss {total / steps:.4f} {seconds}", flush=True)
 
 
 def measure(model: nn.Module) -> dict[str, float]:
