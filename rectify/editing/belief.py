@@ -108,6 +108,7 @@ def _is_sure(trial: Trial) -> bool:
 
 
 def is_aside(trial: Trial) -> bool:
+    """Whether it is of a mark in other places that fires there too seldom to be asked for there: only solved on."""
     return bool(trial.guess.elsewhere_of) and trial.fires < ANYWHERE
 
 
@@ -185,6 +186,7 @@ def marks(trials: list[Trial]) -> list[Trial]:
 
 
 def best_by_name(trials: list[Trial]) -> dict[str, float]:
+    """Of each guess's name the largest share of images on which one of that name fires."""
     best: dict[str, float] = {}
     for trial in trials:
         best[trial.guess.name] = max(best.get(trial.guess.name, 0.0), trial.fires)
