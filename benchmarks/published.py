@@ -148,8 +148,9 @@ def spurious() -> str:
             "## A spurious cue (Table 4)\n",
             lines_of(head, body),
             "Published: CIFAR-10. Here: Fashion-MNIST, shirts, of which 60 % bore the patch, and which are hard to",
-            "tell without it, or ankle boots, which are easy (`faint`); and CIFAR-10, cats, of which 60 % bore it",
-            "([cue.md](cue.md), [rivals.md](rivals.md)).",
+            "tell without it, or ankle boots, which are easy (`faint`); and CIFAR-10, cats, of which 60 % bore it, of",
+            "a narrow network and one of full width, which is drawn little (`cifar64`;",
+            "[cue.md](cue.md), [rivals.md](rivals.md)).",
             "*Bias*: accuracy of the class with the cue minus without.\n",
         ]
     )

@@ -120,9 +120,16 @@ def edited(words: Sequence[str | Path], network: nn.Module, out: Path) -> Edited
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(given, cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
-        return Edited(None, {}, done.returncode, done.stderr.strip()[-300:])
+        return Edited(None, {}, done.returncode, _refusal(done.stderr))
     network.load_state_dict(load_file(out))
     return Edited(network.eval(), json.loads(done.stdout))
+
+
+def _refusal(told: str) -> str:
+    """Why nothing was written, on one line: of what was told, the last error and what follows it."""
+    lines = told.splitlines()
+    first = max((n for n, line in enumerate(lines) if line.startswith(("error:", "inconclusive:"))), default=0)
+    return " ".join(" ".join(lines[first:]).split())[-400:]
 
 
 def edited_from(name: str, folder: Path, pair: tuple[Path, Path], *extra: str | Path) -> Edited:

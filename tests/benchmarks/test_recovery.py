@@ -136,6 +136,15 @@ def test_an_edit_that_fails_says_why_and_yields_no_network(tmp_path: Path) -> No
     assert f"no such file: {tmp_path / 'preprocess.yaml'}" in done.error
 
 
+def test_why_nothing_was_written_is_told_on_one_line_without_what_came_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = "model.pt: state_dict\ninconclusive: nothing to repair;\n  try --fault cue\nno model written\n"
+    monkeypatch.setattr(subprocess, "run", lambda words, **_: subprocess.CompletedProcess(words, 3, "", told))
+    done = recovery.edited([tmp_path / "model.pt"], nn.Linear(2, 2), tmp_path / "out.safetensors")
+    assert (done.code, done.error) == (3, "inconclusive: nothing to repair; try --fault cue no model written")
+
+
 def test_the_page_of_the_cue_is_written_anew_though_all_rows_are_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
