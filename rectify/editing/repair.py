@@ -44,7 +44,8 @@ NEARLY, NEARLY_PLUS = 1.2, 0.001  # a smaller rung may have this times the best 
 # Good enough to climb no further: larger rungs could gain what nobody would notice.
 GOOD_ACCURACY_LOSS, GOOD_RECOVERY_LOSS, GOOD_PULL = 0.003, 0.006, 0.01
 DOUBTFUL_ACCURACY_LOSS, DOUBTFUL_RECOVERY_LOSS, DOUBTFUL_ASR = 0.02, 0.05, 0.03  # a warning says so
-WORTH_REFINING = 0.015  # expected accuracy and recovery lost together: below it a refinement is not begun
+WORTH_REFINING = GOOD_ACCURACY_LOSS + GOOD_RECOVERY_LOSS  # lost together: below it a refinement is not begun
+LITTLE = 0.015  # expected accuracy and recovery lost together: to win back no more only half of the layers are tried
 MUCH = 0.05  # expected accuracy and recovery lost together after a refinement: above it more layers are tried
 CLEARLY = 0.85  # times the loss of fewer layers: only then more are moved, which costs accuracy that few images show
 SMALL_LOSS = 0.02  # where the best rung loses more than this, recovery counts and size does not
@@ -130,8 +131,12 @@ def is_worth_refining(judgement: Judgement, partial: bool = False) -> bool:
     Of a fault that sways images more than it turns them (`Case.partial`), anything: its class is one of many, and what
     it loses is too little of the images that judge to be seen there.
     """
-    lost = judgement.accuracy_loss + judgement.recovery_loss
-    return not is_whole(judgement) and (partial or lost > WORTH_REFINING)
+    return not is_whole(judgement) and (partial or _lost(judgement) > WORTH_REFINING)
+
+
+def _lost(judgement: Judgement) -> float:
+    """Expected accuracy and recovery lost together."""
+    return judgement.accuracy_loss + judgement.recovery_loss
 
 
 def strength_for(case: Case, rank: int | None) -> Strength:
@@ -289,7 +294,14 @@ def _refine(
     jury = case.bench(without=suspects, copies=0 if case.moving else None)
     before = jury.judge(best.student)
     first = Plan(max(LEAST_STEPS, steps // 2), seed=workshop.seed, shift=not case.moving)
-    trial, plan = _try_shares(first, before, case.moving, lambda one: jury.judge(_moved(workshop, sites, unseen, one)))
+    few = not case.partial and _lost(before) <= LITTLE
+    shares = SHARES[::2] if case.moving else SHARES[:1] if few else SHARES
+    trial, plan = _try_shares(
+        [replace(first, share=share) for share in shares],
+        before,
+        case.moving,
+        lambda one: jury.judge(_moved(workshop, sites, unseen, one)),
+    )
     if trial.loss >= before.loss:
         return None, f"a refinement of layers together was no better and was rolled back: {tell(trial)}"
     moved = _moved(workshop, sites, suspects, replace(plan, steps=steps))
@@ -305,22 +317,20 @@ def _refine(
 
 
 def _try_shares(
-    first: Plan, before: Judgement, moving: bool, judged: Callable[[Plan], Judgement]
+    plans: Sequence[Plan], before: Judgement, moving: bool, judged: Callable[[Plan], Judgement]
 ) -> tuple[Judgement, Plan]:
-    """The share of the layers that a refinement should move, and how its trial was judged.
+    """Which of these plans, the smallest share of the layers first, to refine by, and how its trial was judged.
 
-    The first half; more where that is not preferred to what was ``before``, or much is lost all the same, and if that
-    is clearly better. Of a fault that moves what it finds, half and all are tried.
+    The first; a further one where that is not preferred to what was ``before``, or much is lost all the same, and if it
+    is clearly better. Of a fault that moves what it finds, all are tried.
     """
     best: tuple[Judgement, Plan] | None = None
-    for share in SHARES[::2] if moving else SHARES:
-        plan = replace(first, share=share)
+    for plan in plans:
         trial = judged(plan)
         factor = 1.0 if best is None or moving or best[0].loss >= before.loss else CLEARLY
         if best is None or trial.loss < factor * best[0].loss:
             best = trial, plan
-        lost = best[0].accuracy_loss + best[0].recovery_loss
-        if best[0].loss < before.loss and lost <= MUCH and not moving:
+        if best[0].loss < before.loss and _lost(best[0]) <= MUCH and not moving:
             break
     assert best is not None
     return best

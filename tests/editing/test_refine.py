@@ -387,6 +387,25 @@ def test_where_the_first_half_is_too_little_all_layers_move(monkeypatch: pytest.
     )
 
 
+@pytest.mark.parametrize("partial", [False, True])
+def test_where_little_is_missing_half_of_the_layers_are_tried_and_no_more(
+    partial: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop, scores = workshop()
+    only_refinement(monkeypatch)
+    monkeypatch.setattr(repair, "LITTLE", 10.0)
+    monkeypatch.setattr(type(shop.case), "partial", partial)
+    asked: list[float] = []
+
+    def useless(*given: Any) -> nn.Module:
+        asked.append(given[4].share)
+        return copy.deepcopy(given[0])
+
+    monkeypatch.setattr(repair, "refined", useless)
+    found = repair.dynamic(shop, scores, None)
+    assert asked == ([1 / 2, 2 / 3, 1.0] if partial else [1 / 2]) and "refined" not in found.policy
+
+
 @pytest.mark.parametrize(
     ("losses", "tried", "taken"),
     [
@@ -406,7 +425,7 @@ def test_more_layers_move_where_half_of_them_leaves_much(losses: tuple[float, ..
         return Judgement(0.0, losses[len(asked) - 1], 0.0, 0.0, 0.0, (40, 40))
 
     before = Judgement(0.0, 0.15, 0.0, 0.0, 0.0, (40, 40))
-    trial, plan = repair._try_shares(Plan(), before, False, judged)
+    trial, plan = repair._try_shares([Plan(share=share) for share in module.SHARES], before, False, judged)
     assert (len(asked), plan.share) == (tried, taken) and trial.recovery_loss == losses[asked.index(taken)]
 
 

@@ -183,7 +183,9 @@ def test_the_untouched_network_is_not_whole_and_a_perfect_one_is() -> None:
     assert is_whole(perfect.judge(shop.network))
 
 
-@pytest.mark.parametrize(("lost", "partial", "worth"), [(0.02, False, True), (0.01, False, False), (0.01, True, True)])
+@pytest.mark.parametrize(
+    ("lost", "partial", "worth"), [(0.01, False, True), (0.008, False, False), (0.008, True, True)]
+)
 def test_a_fault_that_only_sways_is_worth_refining_for_less(lost: float, partial: bool, worth: bool) -> None:
     judgement = Judgement(lost / 2, lost / 2, 0.1, 0.01, 0.1, (100, 100))
     assert is_worth_refining(judgement, partial) == worth
