@@ -294,14 +294,8 @@ def _refine(
     jury = case.bench(without=suspects, copies=0 if case.moving else None)
     before = jury.judge(best.student)
     first = Plan(max(LEAST_STEPS, steps // 2), seed=workshop.seed, shift=not case.moving)
-    few = not case.partial and _lost(before) <= LITTLE
-    shares = SHARES[::2] if case.moving else SHARES[:1] if few else SHARES
-    trial, plan = _try_shares(
-        [replace(first, share=share) for share in shares],
-        before,
-        case.moving,
-        lambda one: jury.judge(_moved(workshop, sites, unseen, one)),
-    )
+    plans = [replace(first, share=share) for share in _shares(case, before)]
+    trial, plan = _try_plans(plans, before, case.moving, lambda one: jury.judge(_moved(workshop, sites, unseen, one)))
     if trial.loss >= before.loss:
         return None, f"a refinement of layers together was no better and was rolled back: {tell(trial)}"
     moved = _moved(workshop, sites, suspects, replace(plan, steps=steps))
@@ -316,7 +310,18 @@ def _refine(
     return Repair(tuple(edits), tuple(kept), _final(case, moved, suspects), name, (), trial), note
 
 
-def _try_shares(
+def _shares(case: Case, before: Judgement) -> Sequence[float]:
+    """Shares of the layers that a refinement may be tried with, the smallest first.
+
+    Half and all of a fault that moves what it finds; the half alone where little is missing, but of a fault that sways
+    more images than it turns, of whose losses the judge sees too little to say so.
+    """
+    if case.moving:
+        return SHARES[::2]
+    return SHARES if case.partial or _lost(before) > LITTLE else SHARES[:1]
+
+
+def _try_plans(
     plans: Sequence[Plan], before: Judgement, moving: bool, judged: Callable[[Plan], Judgement]
 ) -> tuple[Judgement, Plan]:
     """Which of these plans, the smallest share of the layers first, to refine by, and how its trial was judged.

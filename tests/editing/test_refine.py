@@ -425,7 +425,7 @@ def test_more_layers_move_where_half_of_them_leaves_much(losses: tuple[float, ..
         return Judgement(0.0, losses[len(asked) - 1], 0.0, 0.0, 0.0, (40, 40))
 
     before = Judgement(0.0, 0.15, 0.0, 0.0, 0.0, (40, 40))
-    trial, plan = repair._try_shares([Plan(share=share) for share in module.SHARES], before, False, judged)
+    trial, plan = repair._try_plans([Plan(share=share) for share in module.SHARES], before, False, judged)
     assert (len(asked), plan.share) == (tried, taken) and trial.recovery_loss == losses[asked.index(taken)]
 
 
