@@ -16,7 +16,7 @@ from rectify.errors import UsageError
 from rectify.jobs.common import Inputs, Options, begin
 from rectify.jobs.edit import _rank
 from rectify.jobs.evaluate import _doubtful_target
-from rectify.jobs.scene import _left_out, _without, site_named
+from rectify.jobs.scene import _left_out, _strange, _without, site_named
 from rectify.model.trace import survey
 
 
@@ -31,6 +31,18 @@ def test_corrupted_images_among_the_calibration_images_are_left_out() -> None:
     assert _without(images, images[:2])[1][0].startswith("2 of the calibration images are corrupted images")
     with pytest.raises(UsageError, match="--calibration DIR"):
         _without(images[:1], images[:1])
+
+
+def test_a_pair_of_two_pictures_is_asked_about() -> None:
+    pictures = torch.rand(32, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    one, calibration = pictures[:1], pictures[2:]
+    other = one.flip(2)
+    other[0, 0, 0] += 0.01
+    names = [("a.png", "b.png")] * 3
+    assert _strange(one, 0.7 * one + 0.1, calibration, names[:1]) == ()
+    (told,) = _strange(one.expand(3, 1, 8, 8), torch.cat((0.5 * one, other, other)), calibration, names)
+    assert " % of the calibration images are more like a.png than b.png is: are these two the same picture" in told
+    assert told.endswith("(1 more like these)")
 
 
 def test_layers_that_are_not_offered_are_named() -> None:

@@ -176,7 +176,7 @@ def _find_edit(
     """Find the edit, and report on the way to it."""
     if inputs.pairs is None:
         raise UsageError("edit needs a pair: --clean a.png --poisoned b.png")
-    scene = open_scene(inputs, options)
+    scene = open_scene(inputs, options, progress)
     report["pairs"] = pairs_section(inputs.pairs, scene.fault)
     _check_leakage_gate(inputs, options, scene.fault)
     site = None if editing.layer == "auto" else site_named(scene, editing.layer)

@@ -39,7 +39,7 @@ def run_localize(
         )
         return finish(report, options, started, inputs, notes)
     try:
-        scene = open_scene(inputs, options)
+        scene = open_scene(inputs, options, progress)
         if scan is not None:
             check_layer(scene, scan.layer)
         report["pairs"] = pairs_section(inputs.pairs, scene.fault)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,11 +11,12 @@ from torch import Tensor, nn
 from rectify.editing import repair
 from rectify.editing.casebook import Case, open_case, variations
 from rectify.editing.fault import Fault, diagnose, faint_cue
+from rectify.editing.likeness import strangers
 from rectify.editing.localize import Localization, is_candidate, localize
 from rectify.errors import Inconclusive, UsageError
 from rectify.evaluation.accuracy import softmax
 from rectify.files.architectures import Subject
-from rectify.files.words import did_you_mean, listed
+from rectify.files.words import did_you_mean, listed, plain
 from rectify.jobs.common import MOST_CALIBRATION, Inputs, Options, Progress
 from rectify.jobs.moments import recall_kept
 from rectify.model.layers import left_out
@@ -47,7 +49,8 @@ class Scene:
         return variations(self.clean[self.fault.shown], self.bounds, seed)
 
 
-def open_scene(inputs: Inputs, options: Options) -> Scene:
+def open_scene(inputs: Inputs, options: Options, progress: Progress) -> Scene:
+    """The scene; what is odd about the pairs is said at once, as what comes of it takes minutes."""
     assert inputs.pairs is not None
     subject = inputs.subject
     device = subject.device
@@ -60,7 +63,10 @@ def open_scene(inputs: Inputs, options: Options) -> Scene:
         calibration = inputs.calibration.stack(MOST_CALIBRATION, options.seed).to(device)
         if fault.kind != "leak":  # of which the corrupted image is as the data are
             calibration, told = _without(calibration, corrupted)
-            fault = replace(fault, notes=(*fault.notes, *told))
+            odd = _strange(clean, corrupted, calibration, inputs.pairs.names)
+            for line in odd:
+                progress.say(f"note: {line}")
+            fault = replace(fault, notes=(*fault.notes, *told, *odd))
     low, high = subject.preprocess.bounds()
     sites = survey(subject.network, clean[:1])
     if not any(is_candidate(site) for site in sites):
@@ -95,6 +101,22 @@ def _without(calibration: Tensor, corrupted: Tensor) -> tuple[Tensor, tuple[str,
     are = "is a corrupted image" if copies == 1 else "are corrupted images"
     told = (f"{copies} of the calibration images {are} of the pairs, and left out",) if copies else ()
     return calibration[~same], told
+
+
+def _strange(
+    clean: Tensor, corrupted: Tensor, calibration: Tensor, names: Sequence[tuple[str, str]]
+) -> tuple[str, ...]:
+    """What to say of the first pair whose images do not look like one picture, if there is one."""
+    found = strangers(clean, corrupted, calibration)
+    if not found:
+        return ()
+    number, share = next(iter(found.items()))
+    one, other = map(plain, names[number])
+    more = f" ({len(found) - 1} more like these)" if len(found) > 1 else ""
+    return (
+        f"{100 * share:.0f} % of the calibration images are more like {one} than {other} is: "
+        f"are these two the same picture, without and with the fault?{more}",
+    )
 
 
 def _left_out(network: nn.Module, sites: list[Site]) -> tuple[str, ...]:
