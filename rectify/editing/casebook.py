@@ -189,6 +189,7 @@ def open_case(
         notes.append(told)
     copies = min(MOST_COPIES, -(-VARIED // len(calibration))) - 1
     rounds = [calibration, *(shifted(calibration, seed + 1 + number) for number in range(copies))]
+    believed = [_loosened(trial) for trial in believed]
     images, rows, judging = _carried_over(believed, rounds, _own_class(opinion, fault))
     everything = torch.cat((*rounds, clean))
     fit, judge = _split(len(calibration), clean.device)
@@ -210,6 +211,12 @@ def open_case(
         calibrated=calibrated,
         notes=tuple(notes),
     )
+
+
+def _loosened(trial: Trial) -> Trial:
+    """The trial of a guess with all that its pair leaves possible, so that a repair rests on no more than it tells."""
+    guess = trial.guess
+    return trial if guess.loosely is None else replace(trial, guess=replace(guess, apply=guess.loosely))
 
 
 def _check_clean(opinion: Tensor, fault: Fault) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from rectify.editing.chance import generator_of
 from rectify.editing.filters import fitted, like, told
 from rectify.editing.textures import surrogates
-from rectify.editing.warps import Warp, displace, share, warps
+from rectify.editing.warps import Warp, displace, possible, share, warps
 from rectify.editing.waves import frequency_of, plane_wave
 
 Bounds = tuple[Tensor, Tensor]
@@ -56,7 +56,8 @@ class Corruption:
     explains all, that it needs. ``clear``: the pair shows a trait that only this kind of corruption leaves, so that
     others that fire as well need not be believed. ``moves``: it moves what it finds in an image. ``varies``: it does
     something else to each image, of one kind. ``elsewhere_of``: the name of the guess that
-    it puts in another place of each image.
+    it puts in another place of each image. ``loosely``: the same, but to each image another one of those that the pair
+    leaves possible, where that is more than one.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Corruption:
     moves: bool = False
     varies: bool = False
     elsewhere_of: str = ""
+    loosely: Callable[[Tensor], Tensor] | None = None
 
 
 def guesses(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> list[Corruption]:
@@ -379,8 +381,17 @@ def _warps(clean: Tensor, corrupted: Tensor) -> list[Corruption]:
     """
     found = warps(clean, corrupted)
     best = min(found, key=lambda warp: warp.left, default=None)
-    return [_warped(warp, clear=warp is best and warp.left < _WARP_LEAVES) for warp in found]
+    return [_clearly(warp, clean, corrupted) if warp is best else _warped(warp) for warp in found]
 
 
-def _warped(warp: Warp, *, clear: bool) -> Corruption:
-    return Corruption(f"warped-{warp.grid}", lambda x: displace(x, warp.field), warp.left, clear, moves=True)
+def _warped(warp: Warp) -> Corruption:
+    return Corruption(f"warped-{warp.grid}", lambda x: displace(x, warp.field), warp.left, moves=True)
+
+
+def _clearly(warp: Warp, clean: Tensor, corrupted: Tensor) -> Corruption:
+    """The guess made clear, if the warp explains nearly all of the pair."""
+    guess = _warped(warp)
+    if warp.left >= _WARP_LEAVES:
+        return guess
+    fields = possible(clean, corrupted, warp)
+    return replace(guess, clear=True, loosely=lambda x: displace(x, fields[torch.arange(len(x)) % len(fields)]))

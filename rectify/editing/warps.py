@@ -17,16 +17,22 @@ COARSE = ((2.0, 1e-3), (1.0, 1e-3))
 FINE = ((0.0, 1e-3), (0.0, 1e-4), (0.0, 1e-5))
 STEPS = 100  # of each, at most
 HOPELESS = 0.6  # of the difference left after the coarse steps: no warp, and not worth more steps
+DRAWS = 64  # fields that a pair leaves possible
+LEAST_NOISE = 1e-5  # of the image's variance: about that of rounding to 8 bits
 REDUCED, LARGE = 64, 96  # larger images are registered at the smaller size: the field is smooth
 
 
 @dataclass(frozen=True)
 class Warp:
-    """A displacement field of a control grid, (1, H, W, 2) in pixels, and what share of the difference it leaves."""
+    """A displacement field of a control grid, (1, H, W, 2) in pixels, and what share of the difference it leaves.
+
+    ``control``: its points, (1, 2, grid, grid) in pixels of the size at which the pair was registered.
+    """
 
     grid: int
     field: Tensor
     left: float
+    control: Tensor
 
 
 def warps(clean: Tensor, corrupted: Tensor) -> list[Warp]:
@@ -51,10 +57,50 @@ def warps(clean: Tensor, corrupted: Tensor) -> list[Warp]:
         for grid in grids:
             start = F.interpolate(field, (grid, grid), mode="bilinear", align_corners=True)
             found[grid] = min(found[grid], _descended(x, y, start, FINE), key=lambda control: _left(x, y, control))
-    ratio = max(clean.shape[2:]) / max(x.shape[2:])
-    fields = {grid: (ratio * _displacements(control, clean.shape[2:])).to(clean) for grid, control in found.items()}
-    whole = corrupted - clean
-    return [Warp(grid, field, share(displace(clean, field) - corrupted, whole)) for grid, field in fields.items()]
+    whole, made = corrupted - clean, []
+    for grid, control in found.items():
+        field = _full(control, clean, x)
+        made.append(Warp(grid, field, share(displace(clean, field) - corrupted, whole), control))
+    return made
+
+
+def possible(clean: Tensor, corrupted: Tensor, warp: Warp, seed: int = 0) -> Tensor:
+    """Fields (``DRAWS``, H, W, 2) that the pair leaves possible, in pixels: where a picture is flat it tells little.
+
+    Drawn from Laplace's approximation of the posterior of the control points: normal, about those that were found, with
+    the precision ``J^T J / s^2 + I / t^2``. J: how the warped image changes with the points; s: what is left of the
+    difference, at least what rounding leaves; t: the root mean square of the points that were found.
+
+    Parameters
+    ----------
+    clean, corrupted
+        (1, C, H, W), of which the warp was found.
+    """
+    x, y = _reduced(clean.cpu()), _reduced(corrupted.cpu())
+    size, control = x.shape[2:], warp.control
+    field = _displacements(control, size).requires_grad_(True)
+    with torch.enable_grad():
+        warped = displace(x, field)
+        slopes = torch.stack([torch.autograd.grad(part.sum(), field, retain_graph=True)[0] for part in warped[0]])
+    slopes = slopes.reshape(len(slopes), -1, 2).double()  # a pixel depends on its own displacement alone
+    metric = torch.einsum("cpa,cpb->abp", slopes, slopes)
+    count = warp.grid**2
+    each = torch.eye(count).reshape(count, 1, warp.grid, warp.grid)
+    basis = F.interpolate(each, tuple(size), mode="bicubic", align_corners=True).reshape(count, -1).double()
+    gram = torch.cat([torch.cat([basis * row @ basis.mT for row in rows], 1) for rows in metric])
+    noise = max(float((warped.detach() - y).square().mean()), LEAST_NOISE * float(x.var()), 1e-12)
+    precision = gram / noise + torch.eye(2 * count).double() / control.double().square().mean().clamp_min(1e-6)
+    # precision = L L^T, so that L^-T e has its inverse for a covariance
+    lower = torch.linalg.cholesky(precision)
+    chance = torch.randn(2 * count, DRAWS, generator=torch.Generator().manual_seed(seed)).double()
+    drawn = torch.linalg.solve_triangular(lower.mT, chance, upper=True).mT.reshape(DRAWS, 2, warp.grid, warp.grid)
+    return _full(control + drawn.to(control), clean, x)
+
+
+def _full(control: Tensor, image: Tensor, small: Tensor) -> Tensor:
+    """The fields of control points (N, 2, g, g) that were found at the smaller size, at the image's size and device."""
+    ratio = max(image.shape[2:]) / max(small.shape[2:])
+    return (ratio * _displacements(control, image.shape[2:])).to(image)
 
 
 def share(part: Tensor, whole: Tensor) -> float:
@@ -63,7 +109,7 @@ def share(part: Tensor, whole: Tensor) -> float:
 
 
 def displace(x: Tensor, field: Tensor) -> Tensor:
-    """Sample images (N, C, H, W) bilinearly at every pixel plus its displacement, (1, H, W, 2) in pixels."""
+    """Sample images (N, C, H, W) bilinearly at every pixel plus its displacement, (1 or N, H, W, 2) in pixels."""
     height, width = x.shape[2:]
     ys = torch.linspace(-1, 1, height, device=x.device)
     xs = torch.linspace(-1, 1, width, device=x.device)
@@ -106,7 +152,7 @@ def _descended(x: Tensor, y: Tensor, control: Tensor, stages: Sequence[tuple[flo
 
 
 def _displacements(control: Tensor, size: Sequence[int]) -> Tensor:
-    """(1, H, W, 2), of control points (1, 2, g, g)."""
+    """(N, H, W, 2), of control points (N, 2, g, g)."""
     return F.interpolate(control, tuple(size), mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
 
 

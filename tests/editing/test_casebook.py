@@ -473,3 +473,11 @@ def test_a_cue_or_one_of_few_classes_is_carried_over_to_images_of_its_own_class_
     trial = Trial(Corruption("pasted", centred), 1.0, hit, hit, hit, 1.0)
     found, rows = casebook._spread([trial], [quarters(40, 2)], own)
     assert rows[0].tolist() == (hit | own).nonzero().flatten().tolist() and len(found[0]) == len(rows[0])
+
+
+def test_what_a_pair_leaves_possible_is_solved_on_and_judged() -> None:
+    found = torch.zeros(2, dtype=torch.bool)
+    trial = Trial(Corruption("warped-4", lambda x: x + 1, loosely=lambda x: x + 2), 1.0, found, found, found, 0.0)
+    assert float(casebook._loosened(trial).guess.apply(torch.zeros(1))) == 2
+    plain = replace(trial, guess=Corruption("added", lambda x: x + 1))
+    assert casebook._loosened(plain) is plain

@@ -350,10 +350,31 @@ def test_the_warp_that_explains_the_pair_best_is_clear_if_it_explains_nearly_all
     left: tuple[float, ...], wanted: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     field = torch.zeros(1, 32, 32, 2)
-    given = [warps.Warp(grid, field, share) for grid, share in zip((4, 6, 8), left, strict=False)]
+    given = [
+        warps.Warp(grid, field, share, torch.zeros(1, 2, grid, grid))
+        for grid, share in zip((4, 6, 8), left, strict=False)
+    ]
     monkeypatch.setattr(corruption, "warps", lambda *_: given)
     found = guesses(natural(1), natural(1), UNIT)
-    assert [guess.name for guess in found if guess.clear and guess.name.startswith("warped")] == wanted
+    clear_ones = [guess for guess in found if guess.clear and guess.name.startswith("warped")]
+    assert [guess.name for guess in clear_ones] == wanted
+    assert [guess for guess in found if guess.loosely is not None] == clear_ones
+
+
+def test_a_clear_warp_is_tried_loosely_too_another_one_an_image() -> None:
+    torch.manual_seed(2)
+    clean = natural(1)
+    corrupted = displace(clean, smooth_field((32, 32), 1.0, 4))
+    (guess,) = clear(clean, corrupted)
+    assert guess.loosely is not None
+    fields = warps.possible(clean, corrupted, min(warps.warps(clean, corrupted), key=lambda warp: warp.left))
+    images = natural(warps.DRAWS + 3)
+    turns = [*range(warps.DRAWS), 0, 1, 2]
+    expected = torch.cat(
+        [displace(image[None], fields[turn : turn + 1]) for image, turn in zip(images, turns, strict=True)]
+    )
+    torch.testing.assert_close(guess.loosely(images), expected)
+    assert not torch.equal(guess.loosely(images), guess.apply(images))
 
 
 def test_where_a_warp_is_clear_nothing_else_is() -> None:

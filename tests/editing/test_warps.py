@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.zoo import triggers
@@ -95,3 +96,65 @@ def test_a_large_picture_is_registered_at_a_small_size(size: tuple[int, int], mo
 def test_registering_equal_images_moves_nothing() -> None:
     clean = natural(1)
     assert max(float(warp.field.abs().max()) for warp in warps.warps(clean, clean)) < 1e-3
+
+
+# ---------------------------------------------------------------- what a pair leaves possible
+
+
+def half_flat(seed: int) -> Tensor:
+    """A picture (1, 3, 32, 32) whose right half is all of one value."""
+    torch.manual_seed(seed)
+    image = natural(1)
+    image[..., 16:] = 0.5
+    return image
+
+
+def grown(points: Tensor) -> Tensor:
+    """The fields (N, 32, 32, 2) of control points (N, 2, g, g)."""
+    return F.interpolate(points, (32, 32), mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
+
+
+def test_fields_that_a_pair_leaves_possible_are_drawn_from_laplaces_posterior() -> None:
+    clean = half_flat(0)
+    field = smooth_field((32, 32), 0.7, 3)
+    corrupted = displace(clean, field) + 0.002 * torch.randn(1, 3, 32, 32)
+    warp = next(warp for warp in warps.warps(clean, corrupted) if warp.grid == 3)
+
+    def warped(points: Tensor) -> Tensor:
+        grown = torch.nn.functional.interpolate(
+            points.reshape(1, 2, 3, 3), (32, 32), mode="bicubic", align_corners=True
+        )
+        return displace(clean.double(), grown.permute(0, 2, 3, 1)).flatten()
+
+    points = warp.control.double().flatten()
+    slope = torch.autograd.functional.jacobian(warped, points)
+    noise = (warped(points) - corrupted.double().flatten()).square().mean()
+    covariance = torch.linalg.inv(slope.T @ slope / noise + torch.eye(18).double() / points.square().mean())
+    normal = torch.randn(18, warps.DRAWS, generator=torch.Generator().manual_seed(0)).double()
+    upper = torch.linalg.inv(torch.linalg.cholesky(torch.linalg.inv(covariance))).T  # upper @ upper.T = covariance
+    torch.testing.assert_close(upper @ upper.T, covariance)
+    drawn = (points[:, None] + upper @ normal).T.reshape(-1, 2, 3, 3)
+    torch.testing.assert_close(warps.possible(clean, corrupted, warp).double(), grown(drawn), atol=2e-3, rtol=1e-3)
+
+
+def test_they_explain_the_pair_and_differ_where_it_is_flat() -> None:
+    clean = half_flat(1)
+    corrupted = ((255 * displace(clean, smooth_field((32, 32), 0.7, 5))).round() / 255).clone()
+    warp = best(clean, corrupted)
+    fields = warps.possible(clean, corrupted, warp)
+    assert fields.shape == (warps.DRAWS, 32, 32, 2) and torch.equal(fields, warps.possible(clean, corrupted, warp))
+    assert not torch.equal(fields, warps.possible(clean, corrupted, warp, seed=1))
+    for field in fields:
+        assert share_left(displace(clean, field[None]), corrupted, clean) < 0.02
+    spread = (fields - warp.field).square().mean((0, 3)).sqrt()
+    assert spread[:, :12].median() < 0.1 and spread[:, 24:].median() > 0.3
+
+
+def test_the_fields_of_a_large_image_are_as_large() -> None:
+    torch.manual_seed(4)
+    clean = natural(1, (128, 128))
+    corrupted = displace(clean, 4 * smooth_field((128, 128), 1.0, 3))
+    warp = best(clean, corrupted)
+    fields = warps.possible(clean, corrupted, warp)
+    assert fields.shape == (warps.DRAWS, 128, 128, 2)
+    assert (fields - warp.field).abs().mean() < 0.2 * warp.field.abs().mean()
