@@ -47,8 +47,10 @@ def layers() -> Figure:
 
 
 def pairs() -> Figure:
-    """Attack success over the base rate, and recovery short, with 1, 5 and 20 pairs."""
+    """Attack success over the base rate, and recovery short, with 1, 5 and 20 pairs, where there were more than one."""
     rows = [row for row in load("conditions") if row["condition"] in PAIRS and not row["exit_code"]]
+    several = {row["name"] for row in rows if PAIRS[row["condition"]] > 1}
+    rows = [row for row in rows if row["name"] in several]
     figure = new_figure(7, 2.6)
     panels = (
         ("attack success over base, points", lambda r: r["asr"] - r["base_rate"]),

@@ -31,6 +31,13 @@ def test_the_layers_are_those_of_the_result_in_the_order_of_the_network() -> Non
         np.testing.assert_allclose(drawn["attack success"], [100 * row["asr"] for row in rows])
 
 
+def test_networks_with_one_pair_alone_are_not_drawn_over_the_number_of_pairs() -> None:
+    for axes in figures.pairs().axes:
+        assert len(axes.lines) > 1
+        for line in axes.lines[:-1]:  # the last is zero
+            assert len(line.get_xdata()) > 1
+
+
 def test_ours_is_drawn_where_its_rows_are() -> None:
     rows = [row for row in json.loads((RESULTS / "rivals.json").read_text()) if "with" not in row]
     before = {row["network"]: row for row in rows if row["method"] == "untouched"}
