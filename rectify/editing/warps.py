@@ -67,14 +67,18 @@ def warps(clean: Tensor, corrupted: Tensor) -> list[Warp]:
 def possible(clean: Tensor, corrupted: Tensor, warp: Warp, seed: int = 0) -> Tensor:
     """Fields (``DRAWS``, H, W, 2) that the pair leaves possible, in pixels: where a picture is flat it tells little.
 
-    Drawn from Laplace's approximation of the posterior of the control points: normal, about those that were found, with
-    the precision ``J^T J / s^2 + I / t^2``. J: how the warped image changes with the points; s: what is left of the
+    Drawn from Laplace's approximation (MacKay 1992) of the posterior of the control points: normal, about those that
+    were found, with the precision ``J^T J / s^2 + I / t^2``. J: how the warped image changes with the points; s: what is left of the
     difference, at least what rounding leaves; t: the root mean square of the points that were found.
 
     Parameters
     ----------
     clean, corrupted
         (1, C, H, W), of which the warp was found.
+    warp
+        One of `warps`.
+    seed
+        Of the draws.
     """
     x, y = _reduced(clean.cpu()), _reduced(corrupted.cpu())
     size, control = x.shape[2:], warp.control

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rectify.editing.likeness import LEAST_IMAGES, MOST_ALIKE, alike, strangers
+from rectify.editing.likeness import LEAST_IMAGES, MOST_ALIKE, _alike, strangers
 
 
 def pictures(count: int, seed: int = 0) -> Tensor:
@@ -20,9 +20,9 @@ def test_alike_is_the_size_of_the_correlation() -> None:
     images = pictures(6)
     flat = images.flatten(1).double().numpy()
     expected = [abs(np.corrcoef(flat[0], other)[0, 1]) for other in flat]
-    assert alike(images[0], images).tolist() == pytest.approx(expected, abs=1e-12)
-    assert float(alike(images[0], 0.3 - 2 * images[:1])) == pytest.approx(1)
-    assert alike(images[0], torch.ones(2, 3, 16, 16)).tolist() == [0, 0]
+    assert _alike(images[0], images).tolist() == pytest.approx(expected, abs=1e-12)
+    assert float(_alike(images[0], 0.3 - 2 * images[:1])) == pytest.approx(1)
+    assert _alike(images[0], torch.ones(2, 3, 16, 16)).tolist() == [0, 0]
 
 
 def test_another_picture_is_no_twin() -> None:
@@ -31,7 +31,7 @@ def test_another_picture_is_no_twin() -> None:
     mark[:, :5, :5] = 1.0
     pairs = torch.stack((clean, clean, clean)), torch.stack((mark, other, blend))
     found = strangers(*pairs, calibration)
-    share = float((alike(clean, calibration) > alike(clean, other[None])).double().mean())
+    share = float((_alike(clean, calibration) > _alike(clean, other[None])).double().mean())
     assert found == {1: share} and share > MOST_ALIKE
 
 
