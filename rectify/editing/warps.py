@@ -68,8 +68,8 @@ def possible(clean: Tensor, corrupted: Tensor, warp: Warp, seed: int = 0) -> Ten
     """Fields (``DRAWS``, H, W, 2) that the pair leaves possible, in pixels: where a picture is flat it tells little.
 
     Drawn from Laplace's approximation (MacKay 1992) of the posterior of the control points: normal, about those that
-    were found, with the precision ``J^T J / s^2 + I / t^2``. J: how the warped image changes with the points; s: what is left of the
-    difference, at least what rounding leaves; t: the root mean square of the points that were found.
+    were found, with the precision ``J^T J / s^2 + I / t^2``. J: how the warped image changes with the
+    points; s: what is left of the difference, at least what rounding leaves; t: the root mean square of the points.
 
     Parameters
     ----------
