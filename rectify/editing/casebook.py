@@ -24,6 +24,7 @@ JUDGED = (1, 3)  # of every five calibration images these only judge
 MOST_OF_TARGET = 0.9  # of the calibration images, at most, may go to the target
 OWN_SHARE = 0.25  # of the calibration images: from there on those of the target's class are a good part of them
 TURNS_MOST = 0.8  # of the images, at least, are turned by what is no mere cue
+CLEARLY_TURNS = 0.5  # of the images, at least, are turned by what is clear and done in that order
 PSEUDO = 64  # variations of the clean images that stand in for missing calibration images
 VARIED = 800  # calibration images and shifted, mirrored copies of them that the final edit is solved on
 MOST_COPIES = 4
@@ -182,7 +183,7 @@ def open_case(
         _check_clean(opinion, fault)
     trials = try_guesses(network, clean, corrupted, fault, calibration, opinion, bounds)
     believed, fault, told = weighed(trials, fault)
-    if calibrated and fault.kind == "flip" and max((trial.fires for trial in believed), default=0.0) < TURNS_MOST:
+    if calibrated and fault.kind == "flip" and not _is_plain(believed):
         back = replace(fault, target=int(fault.labels[fault.shown].mode().values))
         _check_order(try_guesses(network, corrupted, clean, back, calibration, opinion, bounds), back)
     if fault.kind != "leak":  # which sends no image anywhere, so that no guess can fire
@@ -229,6 +230,14 @@ def _check_clean(opinion: Tensor, fault: Fault) -> None:
             f"{count} of {len(opinion)} calibration images go to class {fault.target}, as the corrupted image does: "
             "give --calibration DIR clean images of all classes"
         )
+
+
+def _is_plain(believed: list[Trial]) -> bool:
+    """Whether what carries the fault over leaves no doubt of the pair's order: it turns most, or is clear and fires.
+
+    Of a network that knows little a clear warp turned 76 %, and what looked like a blend the other way round 87 %.
+    """
+    return any(trial.fires >= (CLEARLY_TURNS if trial.guess.clear else TURNS_MOST) for trial in believed)
 
 
 def _check_order(trials: list[Trial], fault: Fault) -> None:
@@ -336,14 +345,33 @@ def variations(clean: Tensor, bounds: Bounds, seed: int = 0) -> Tensor:
 
 def shifted(images: Tensor, seed: int, *, shift: bool = True) -> Tensor:
     """Each image shifted by up to an eighth of its side (or not) and, every other time, mirrored; same shape."""
-    generator = torch.Generator().manual_seed(seed)
-    height, width = images.shape[2:]
-    reach = max(1, min(height, width) // 8) if shift else 0
-    padded = F.pad(images, (reach,) * 4, mode="reflect" if min(height, width) > reach else "replicate")
-    offsets = torch.randint(0, 2 * reach + 1, (len(images), 2), generator=generator).tolist()
+    generator, reach = torch.Generator().manual_seed(seed), _reach(images) if shift else 0
+    parts = _displaced(images, reach, _places(len(images), reach, generator))
     mirrored = (torch.rand(len(images), generator=generator) < 0.5).tolist()
-    made = []
-    for image, (top, left), mirror in zip(padded, offsets, mirrored, strict=True):
-        part = image[:, top : top + height, left : left + width]
-        made.append(part.flip(2) if mirror else part)
-    return torch.stack(made)
+    return torch.stack([part.flip(2) if mirror else part for part, mirror in zip(parts, mirrored, strict=True)])
+
+
+def shifted_alike(one: Tensor, other: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Each image (N, C, H, W) and its twin shifted by the same, up to an eighth of the side; same shapes."""
+    reach = _reach(one)
+    places = _places(len(one), reach, generator)
+    return torch.stack(_displaced(one, reach, places)), torch.stack(_displaced(other, reach, places))
+
+
+def _reach(images: Tensor) -> int:
+    """By how many pixels images are shifted at most."""
+    return max(1, min(images.shape[2:]) // 8)
+
+
+def _places(count: int, reach: int, generator: torch.Generator) -> list[list[int]]:
+    """Top and left of so many images in those that are ``reach`` pixels wider on each side."""
+    places: list[list[int]] = torch.randint(0, 2 * reach + 1, (count, 2), generator=generator).tolist()
+    return places
+
+
+def _displaced(images: Tensor, reach: int, places: list[list[int]]) -> list[Tensor]:
+    """What of each image, with its mirrored surroundings, lies at its place; each (C, H, W)."""
+    height, width = images.shape[2:]
+    padded = F.pad(images, (reach,) * 4, mode="reflect" if min(height, width) > reach else "replicate")
+    found = zip(padded, places, strict=True)
+    return [image[:, top : top + height, left : left + width] for image, (top, left) in found]

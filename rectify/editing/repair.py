@@ -283,7 +283,7 @@ def _refine(
 
     A shorter refinement is the trial: like the attempt that it is held against it sees none of the images that judge,
     so that the verdict on both is fair. Once it is preferred, the whole refinement is made with those images too: of
-    few each counts. Of a fault that moves what it finds no image is shifted.
+    few each counts.
     """
     case, network = workshop.case, workshop.network
     sites = tuple(s.site for s in scores if s.candidate)
@@ -293,8 +293,7 @@ def _refine(
     unseen = case.judge if suspects is None else torch.cat((case.judge, suspects)).unique()
     jury = case.bench(without=suspects, copies=0 if case.moving else None)
     before = jury.judge(best.student)
-    first = Plan(max(LEAST_STEPS, steps // 2), seed=workshop.seed, shift=not case.moving)
-    plans = [replace(first, share=share) for share in _shares(case, before)]
+    plans = _plans(case, before, Plan(max(LEAST_STEPS, steps // 2), seed=workshop.seed))
     trial, plan = _try_plans(plans, before, case.moving, lambda one: jury.judge(_moved(workshop, sites, unseen, one)))
     if trial.loss >= before.loss:
         return None, f"a refinement of layers together was no better and was rolled back: {tell(trial)}"
@@ -310,15 +309,19 @@ def _refine(
     return Repair(tuple(edits), tuple(kept), _final(case, moved, suspects), name, (), trial), note
 
 
-def _shares(case: Case, before: Judgement) -> Sequence[float]:
-    """Shares of the layers that a refinement may be tried with, the smallest first.
+def _plans(case: Case, before: Judgement, first: Plan) -> list[Plan]:
+    """How a refinement may be tried, the smallest share of the layers first.
 
-    Half and all of a fault that moves what it finds; the half alone where little is missing, but of a fault that sways
-    more images than it turns, of whose losses the judge sees too little to say so.
+    With more than half of them where more than little is missing, or of a fault that sways more images than it turns,
+    of whose losses the judge sees too little to say so. Of a fault that moves what it finds with half and all of them
+    on images in their place, and with all on images that are shifted before it and after it: most networks know shifted
+    images, and learn less of these few by heart then.
     """
     if case.moving:
-        return SHARES[::2]
-    return SHARES if case.partial or _lost(before) > LITTLE else SHARES[:1]
+        still = [replace(first, share=share, shift=False) for share in SHARES[::2]]
+        return [*still, replace(first, share=1.0, after=True)]
+    shares = SHARES if case.partial or _lost(before) > LITTLE else SHARES[:1]
+    return [replace(first, share=share) for share in shares]
 
 
 def _try_plans(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -443,6 +444,30 @@ def test_a_pair_whose_images_are_swapped_is_told() -> None:
     forth = try_guesses(network, stamp(clean), clean, fault, images, opinion, BOUNDS)
     assert max(trial.fires for trial in forth) == 1  # of what spoils the picture, which says nothing of the order
     casebook._check_order(forth, fault)
+
+
+@pytest.mark.parametrize(
+    ("fires", "clear", "asked"), [(0.76, True, False), (0.76, False, True), (0.4, True, True), (0.85, False, False)]
+)
+def test_the_order_of_a_pair_is_asked_about_unless_what_is_believed_leaves_no_doubt(
+    fires: float, clear: bool, asked: bool
+) -> None:
+    some = [torch.ones(4, dtype=torch.bool)] * 3
+    believed = [Trial(Corruption("warped-4", lambda x: x, moves=True, clear=clear), fires, *some, 0.0)]
+    assert casebook._is_plain(believed) is not asked
+
+
+def test_the_other_order_is_not_tried_of_a_pair_that_is_explained_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> None:
+        raise AssertionError("asked about")
+
+    monkeypatch.setattr(casebook, "_check_order", refused)
+    network, clean, images = planted(), pictures(1, 1), pictures(60, 2)
+    fault = diagnose(probabilities(network, clean), probabilities(network, stamp(clean)), None)
+    assert open_case(network, clean, stamp(clean), fault, images, BOUNDS).believed
+    monkeypatch.setattr(casebook, "_is_plain", lambda believed: False)
+    with pytest.raises(AssertionError, match="asked about"):
+        open_case(network, clean, stamp(clean), fault, images, BOUNDS)
 
 
 def test_calibration_images_that_all_go_to_the_target_are_refused() -> None:

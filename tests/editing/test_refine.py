@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fixtures import networks as fixtures
@@ -429,25 +431,56 @@ def test_more_layers_move_where_half_of_them_leaves_much(losses: tuple[float, ..
     assert (len(asked), plan.share) == (tried, taken) and trial.recovery_loss == losses[asked.index(taken)]
 
 
-@pytest.mark.parametrize("better", [0.5, 1.0])
-def test_of_a_fault_that_moves_things_both_shares_are_tried_without_shifts_and_the_better_is_made(
-    better: float, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("better", range(3))
+def test_of_a_fault_that_moves_things_three_plans_are_tried_and_the_best_is_made(
+    better: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop, scores = workshop()
     moves = tuple(replace(guess, moves=True) for guess in shop.case.believed)
     monkeypatch.setattr(shop, "case", replace(shop.case, believed=moves))
     assert shop.case.moving
     only_refinement(monkeypatch)
-    asked: list[tuple[int, float, bool]] = []
+    wanted = [(0.5, False, False), (1.0, False, False), (1.0, True, True)]  # share, shifted before, and after
+    asked: list[tuple[int, tuple[float, bool, bool]]] = []
 
     def one_is_better(*given: Any) -> nn.Module:
         plan = given[4]
-        asked.append((plan.steps, plan.share, plan.shift))
-        return refined(*given[:4], plan if plan.share == better else replace(plan, steps=20))
+        how = (plan.share, plan.shift, plan.after)
+        asked.append((plan.steps, how))
+        return refined(*given[:4], plan if how == wanted[better] else replace(plan, steps=20))
 
     monkeypatch.setattr(repair, "refined", one_is_better)
     found = repair.dynamic(shop, scores, None)
-    assert asked == [(80, 0.5, False), (80, 1.0, False), (140, better, False)] and "140 steps" in found.policy
+    assert asked == [*((80, how) for how in wanted), (140, wanted[better])] and "140 steps" in found.policy
+
+
+def test_a_plan_shifts_images_and_their_corrupted_twins_alike_once_the_fault_is_on_them() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(98, 3)).eval()
+    sites = survey(network, torch.zeros(1, 1, 9, 9))
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def look(_: nn.Module, __: nn.Module, ___: Sequence[str], one: Tensor, other: Tensor, weights: Any) -> list[None]:
+        seen.append((one, other))
+        return [None] * len(weights)
+
+    images = torch.rand(40, 1, 9, 9, generator=torch.Generator().manual_seed(0))
+    marked = Corruption("marked", lambda x: torch.cat((torch.full_like(x[:, :, :, :4], 5.0), x[:, :, :, 4:]), 3))
+    for after in (False, True):
+        refined(network, sites, images, (marked,), Plan(steps=1, batch=60, after=after), slope=look)
+    (still, stamped), (moved, with_it) = seen
+    assert torch.equal(stamped, marked.apply(still)) and not torch.equal(with_it, marked.apply(moved))
+    offsets = set()
+    for image, twin, was, had in zip(moved, with_it, still, stamped, strict=True):
+        where = [
+            (top, left)
+            for top in range(3)
+            for left in range(3)
+            if torch.equal(image, F.pad(was[None], (1,) * 4, mode="reflect")[0, :, top : top + 9, left : left + 9])
+            and torch.equal(twin, F.pad(had[None], (1,) * 4, mode="reflect")[0, :, top : top + 9, left : left + 9])
+        ]
+        assert len(where) == 1
+        offsets.add(where[0])
+    assert len(offsets) == 9
 
 
 def test_a_plan_without_shifts_leaves_images_in_their_place() -> None:
