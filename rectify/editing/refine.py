@@ -71,7 +71,8 @@ class Plan:
     ``shift``: whether images are shifted. A fault that moves what it finds does other things to images that are off
     their place than to those that the network is given: on a Fashion-MNIST ConvNeXt 81 % of the warped images got
     their class again with shifts, and 86 % without. ``after``: whether images and corrupted twins are shifted alike
-    once the fault is on them. Where a network knows shifted images, a warp asks for both (benchmarks/results/warps.md).
+    once the fault is on them. Where a network knows shifted images a warp is best taken out with both, where not with
+    neither (docs/policy.md).
     """
 
     steps: int = STEPS
