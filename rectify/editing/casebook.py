@@ -183,7 +183,7 @@ def open_case(
         _check_clean(opinion, fault)
     trials = try_guesses(network, clean, corrupted, fault, calibration, opinion, bounds)
     believed, fault, told = weighed(trials, fault)
-    if calibrated and fault.kind == "flip" and not _is_plain(believed):
+    if calibrated and fault.kind == "flip" and not _order_is_sure(believed):
         back = replace(fault, target=int(fault.labels[fault.shown].mode().values))
         _check_order(try_guesses(network, corrupted, clean, back, calibration, opinion, bounds), back)
     if fault.kind != "leak":  # which sends no image anywhere, so that no guess can fire
@@ -232,7 +232,7 @@ def _check_clean(opinion: Tensor, fault: Fault) -> None:
         )
 
 
-def _is_plain(believed: list[Trial]) -> bool:
+def _order_is_sure(believed: list[Trial]) -> bool:
     """Whether what carries the fault over leaves no doubt of the pair's order: it turns most, or is clear and fires.
 
     Of a network that knows little a clear warp turned 76 %, and what looked like a blend the other way round 87 %.

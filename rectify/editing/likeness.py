@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from rectify.evaluation.ranks import pearson
 
 LEAST_IMAGES = 20  # calibration images; fewer say too little of how alike different pictures are
+AT_ONCE = 16  # images that are compared at a time: in float64 hundreds of large ones take gigabytes
 MOST_ALIKE = 0.1  # of the calibration images may be more like the clean image than the corrupted one is
 
 
@@ -42,4 +44,5 @@ def strangers(clean: Tensor, corrupted: Tensor, calibration: Tensor | None) -> d
 
 def _alike(image: Tensor, others: Tensor) -> Tensor:
     """The size of the correlation of an image (C, H, W) with each of others (N, C, H, W): (N,), in [0, 1]."""
-    return pearson(image.expand_as(others).flatten(1), others.flatten(1)).abs()
+    parts = [pearson(image.expand_as(some).flatten(1), some.flatten(1)) for some in others.split(AT_ONCE)]
+    return torch.cat(parts).abs()

@@ -314,8 +314,8 @@ def _plans(case: Case, before: Judgement, first: Plan) -> list[Plan]:
 
     With more than half of them where more than little is missing, or of a fault that sways more images than it turns,
     of whose losses the judge sees too little to say so. Of a fault that moves what it finds with half and all of them
-    on images in their place, and with all on images that are shifted before it and after it: most networks know shifted
-    images, and learn less of these few by heart then.
+    on images in their place, and with all on images that are shifted before it and after it: a network that was trained
+    on shifted images learns less of these few by heart then.
     """
     if case.moving:
         still = [replace(first, share=share, shift=False) for share in SHARES[::2]]

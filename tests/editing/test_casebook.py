@@ -454,7 +454,7 @@ def test_the_order_of_a_pair_is_asked_about_unless_what_is_believed_leaves_no_do
 ) -> None:
     some = [torch.ones(4, dtype=torch.bool)] * 3
     believed = [Trial(Corruption("warped-4", lambda x: x, moves=True, clear=clear), fires, *some, 0.0)]
-    assert casebook._is_plain(believed) is not asked
+    assert casebook._order_is_sure(believed) is not asked
 
 
 def test_the_other_order_is_not_tried_of_a_pair_that_is_explained_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -465,7 +465,7 @@ def test_the_other_order_is_not_tried_of_a_pair_that_is_explained_clearly(monkey
     network, clean, images = planted(), pictures(1, 1), pictures(60, 2)
     fault = diagnose(probabilities(network, clean), probabilities(network, stamp(clean)), None)
     assert open_case(network, clean, stamp(clean), fault, images, BOUNDS).believed
-    monkeypatch.setattr(casebook, "_is_plain", lambda believed: False)
+    monkeypatch.setattr(casebook, "_order_is_sure", lambda believed: False)
     with pytest.raises(AssertionError, match="asked about"):
         open_case(network, clean, stamp(clean), fault, images, BOUNDS)
 

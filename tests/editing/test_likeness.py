@@ -17,7 +17,7 @@ def pictures(count: int, seed: int = 0) -> Tensor:
 
 
 def test_alike_is_the_size_of_the_correlation() -> None:
-    images = pictures(6)
+    images = pictures(40)  # more than are compared at a time
     flat = images.flatten(1).double().numpy()
     expected = [abs(np.corrcoef(flat[0], other)[0, 1]) for other in flat]
     assert _alike(images[0], images).tolist() == pytest.approx(expected, abs=1e-12)
