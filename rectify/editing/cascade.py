@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rectify.editing.moments import accumulate
+from rectify.editing.moments import Normal, accumulate
 from rectify.editing.solve import DAMPING, Factor, Spectrum, factor
 from rectify.editing.values import Teacher, bind, keys_and_residuals
 from rectify.model.resume import Relay
@@ -92,13 +92,23 @@ class Way:
     corrupted: Relay
 
 
-def solve_layer(
-    student: nn.Module, site: Site, material: Material, strength: Strength, batch: int = 64, way: Way | None = None
-) -> LayerEdit:
-    """The closed-form edit of one layer of the student; nothing is changed.
+@dataclass(frozen=True)
+class Equations:
+    """The normal equations of one layer: of clean images, and of corrupted ones."""
 
-    ``way``: where the images are, if layers before this one have been edited.
-    """
+    clean: Normal
+    faulty: Normal
+
+
+def equations(
+    student: nn.Module,
+    site: Site,
+    material: Material,
+    changed_only: float = 0.0,
+    batch: int = 64,
+    way: Way | None = None,
+) -> Equations:
+    """What the images of a material ask of one layer of the student; see `solve_layer`."""
     teacher = material.teacher
 
     def stream(x: Tensor, rows: Tensor, relay: Relay | None) -> Iterable[tuple[Tensor, Tensor]]:
@@ -106,13 +116,28 @@ def solve_layer(
 
     clean = accumulate(stream(teacher.clean[material.reference], material.reference, way.clean if way else None))
     corrupted = stream(material.corrupted, material.rows, way.corrupted if way else None)
-    faulty = accumulate(corrupted, changed_only=strength.changed_only)
+    return Equations(clean, accumulate(corrupted, changed_only=changed_only))
+
+
+def solution(name: str, asked: Equations, strength: Strength) -> LayerEdit:
+    """The edit of the layer of that name which these equations have at this strength."""
+    clean, faulty = asked.clean, asked.faulty
     fit = factor(
         clean.moment + strength.weight * faulty.moment,
         strength.damping,
         ridge=clean.moment.diagonal(dim1=1, dim2=2).mean(1),
     )
-    return _low_rank(site.name, fit.solve(clean.cross + strength.weight * faulty.cross), fit, strength)
+    return _low_rank(name, fit.solve(clean.cross + strength.weight * faulty.cross), fit, strength)
+
+
+def solve_layer(
+    student: nn.Module, site: Site, material: Material, strength: Strength, batch: int = 64, way: Way | None = None
+) -> LayerEdit:
+    """The closed-form edit of one layer of the student; nothing is changed.
+
+    ``way``: where the images are, if layers before this one have been edited.
+    """
+    return solution(site.name, equations(student, site, material, strength.changed_only, batch, way), strength)
 
 
 def _low_rank(name: str, delta: Tensor, fit: Factor, strength: Strength) -> LayerEdit:

@@ -19,7 +19,7 @@ from rectify.editing.cascade import LayerEdit, Material, Strength, cascade
 from rectify.editing.casebook import Case
 from rectify.editing.detector import fires
 from rectify.editing.fault import gap
-from rectify.editing.judge import Judgement, probabilities
+from rectify.editing.judge import Bench, Judgement, probabilities
 from rectify.editing.localize import LayerScore, is_candidate
 from rectify.editing.refine import (
     LEAST_STEPS,
@@ -31,6 +31,7 @@ from rectify.editing.refine import (
     effort,
     refined,
 )
+from rectify.editing.tune import is_tunable, tuned
 from rectify.errors import Inconclusive
 from rectify.model.trace import Site
 
@@ -51,6 +52,7 @@ CLEARLY = 0.85  # times the loss of fewer layers: only then more are moved, whic
 SMALL_LOSS = 0.02  # where the best rung loses more than this, recovery counts and size does not
 TRIAL_WORK = 5e12  # `effort` that the trials of a localisation may cost together: about a minute on one core
 LEAST_TRIALS = 3  # fewer order nothing
+COULD_WIN = 3.0  # times the best rung's loss: single layers that lose more are not tuned
 SHORTLIST = 5  # single layers tried, in the order of the localisation
 RANK_ONE = 2  # of these, so many also with the smallest of edits
 FEW_SUSPECTS = 0.05  # of the calibration images: so many may carry the fault, whatever share of the target's they are
@@ -380,25 +382,71 @@ def _climb(workshop: Workshop, rungs: Sequence[Rung]) -> tuple[_Attempt, list[_A
 
     Once one is whole or good enough, none is tried any more.
     """
-    case = workshop.case
-    bench = case.bench()
+    bench = workshop.case.bench()
     attempts: list[_Attempt] = []
     steps: list[Step] = []
     for rung in rungs:
-        if any(is_whole(attempt.judgement) or is_good(attempt.judgement) for attempt in attempts):
+        if any(_is_enough(attempt) for attempt in attempts):
             break
-        student, done = workshop.run(
-            rung, case.material(everything=False, copies=case.copies if len(rung.sites) > 1 else 0)
-        )
-        judgement = bench.judge(student)
-        attempts.append(_Attempt(rung, student, judgement))
-        steps += [replace(step, kept=False, reason=f"{rung.name}: {tell(judgement)}") for step in done]
+        copies = workshop.case.copies if len(rung.sites) > 1 else 0
+        attempts.append(_attempt(workshop, rung, bench, copies, steps))
     if not attempts:
         raise Inconclusive("the model has no layer that can be edited: no plain Conv2d or Linear computes W k + b")
+    attempts = _tuned(workshop, attempts, rungs[-1].strength, bench, steps)
     least = min(attempt.judgement.loss for attempt in attempts)
     limit = (NEARLY if least <= SMALL_LOSS else 1.0) * least + NEARLY_PLUS
     chosen = next(attempt for attempt in attempts if attempt.judgement.loss <= limit)
     return chosen, attempts, steps
+
+
+def _is_enough(attempt: _Attempt) -> bool:
+    """Whether nothing better need be looked for."""
+    return is_whole(attempt.judgement) or is_good(attempt.judgement)
+
+
+def _attempt(workshop: Workshop, rung: Rung, bench: Bench, copies: int, steps: list[Step]) -> _Attempt:
+    """Try one rung on the images that solve, and judge it; its steps are added to ``steps``, as not kept."""
+    student, done = workshop.run(rung, workshop.case.material(everything=False, copies=copies))
+    judgement = bench.judge(student)
+    steps += [replace(step, kept=False, reason=f"{rung.name}: {tell(judgement)}") for step in done]
+    return _Attempt(rung, student, judgement)
+
+
+def _tuned(
+    workshop: Workshop, attempts: list[_Attempt], strength: Strength, bench: Bench, steps: list[Step]
+) -> list[_Attempt]:
+    """The attempts, and behind each single layer of this strength that could win also what it comes to when tuned.
+
+    Nothing is tuned where an attempt is good enough, or where no images are kept aside to judge. Copies of the images
+    take part, as in what is made in the end: how much a layer learns by heart depends on how many it sees.
+    """
+    case = workshop.case
+    if not (case.carried and case.calibrated) or any(map(_is_enough, attempts)):
+        return attempts
+    least = min(attempt.judgement.loss for attempt in attempts)
+    material = case.material(everything=False, copies=case.copies)
+    result = []
+    for attempt in attempts:
+        result.append(attempt)
+        rung = attempt.rung
+        could_win = attempt.judgement.loss <= COULD_WIN * least
+        if len(rung.sites) == 1 and rung.strength == strength and could_win and is_tunable(rung.sites[0]):
+            better = _best_strength(workshop, rung, material, bench)
+            if better != strength:
+                tried = Rung(f"{rung.name}, {_tell_strength(better)}", rung.sites, better)
+                result.append(_attempt(workshop, tried, bench, case.copies, steps))
+    return result
+
+
+def _best_strength(workshop: Workshop, rung: Rung, material: Material, bench: Bench) -> Strength:
+    def advance(strength: Strength) -> None:
+        workshop.advance(f"{rung.name}: {_tell_strength(strength)}")
+
+    return tuned(workshop.network, rung.sites[0], material, rung.strength, bench, batch=workshop.batch, advance=advance)
+
+
+def _tell_strength(strength: Strength) -> str:
+    return f"weight {strength.weight:g}, damping {strength.damping:g}"
 
 
 def ladder(scores: Sequence[LayerScore], strength: Strength) -> list[Rung]:

@@ -228,7 +228,7 @@ def test_no_larger_rung_is_tried_once_one_is_good(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(module, "is_good", lambda judgement: False)
     monkeypatch.setattr(module, "is_whole", lambda judgement: False)
     _, attempts, _ = module._climb(shop, rungs)
-    assert [attempt.rung.name for attempt in attempts] == [rung.name for rung in rungs]
+    assert [attempt.rung.name for attempt in attempts if attempt.rung in rungs] == [rung.name for rung in rungs]
 
 
 def test_where_much_is_lost_the_best_rung_is_chosen_and_where_little_is_the_smallest(
@@ -238,11 +238,44 @@ def test_where_much_is_lost_the_best_rung_is_chosen_and_where_little_is_the_smal
     rungs = ladder(scores, Strength())[:3]
     monkeypatch.setattr(module, "is_good", lambda judgement: False)
     monkeypatch.setattr(module, "is_whole", lambda judgement: False)
+    monkeypatch.setattr(module, "is_tunable", lambda site: False)
     for losses, wanted in (((0.0110, 0.0105, 0.0100), 0), ((0.110, 0.105, 0.100), 2), ((0.2, 0.0118, 0.01), 1)):
         given = (Judgement(0.0, loss, None, None, 0.0, (100, 100)) for loss in losses)
         monkeypatch.setattr(Bench, "judge", lambda *_, given=given: next(given))
         chosen, _, _ = module._climb(shop, rungs)
         assert chosen.rung.name == rungs[wanted].name
+
+
+def _climbed(shop: Workshop, rungs: list[Rung], better: Strength, monkeypatch: pytest.MonkeyPatch) -> list[Rung]:
+    """The rungs that are tried where ``better`` is what the judge prefers of each layer, and nothing is good enough."""
+    monkeypatch.setattr(module, "is_good", lambda judgement: False)
+    monkeypatch.setattr(module, "is_whole", lambda judgement: False)
+    monkeypatch.setattr(module, "tuned", lambda *_, **__: better)
+    _, attempts, steps = module._climb(shop, rungs)
+    assert {step.reason.partition(": ")[0] for step in steps} == {attempt.rung.name for attempt in attempts}
+    return [attempt.rung for attempt in attempts]
+
+
+def test_a_single_layer_that_could_win_is_tried_with_what_the_judge_prefers_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shop, scores = workshop()
+    rungs = ladder(scores, Strength(energy=0.99))
+    monkeypatch.setattr(module, "COULD_WIN", float("inf"))
+    better = Strength(weight=0.1, damping=0.3, energy=0.99)
+    tried = _climbed(shop, rungs, better, monkeypatch)
+    singles = [rung for rung in rungs if len(rung.sites) == 1 and rung.strength.rank is None]
+    more = [rung for rung in tried if rung not in rungs]
+    assert [rung.sites for rung in more] == [rung.sites for rung in singles]
+    for rung in more:
+        assert rung.strength == better and "weight 0.1, damping 0.3" in rung.name
+        assert tried[tried.index(rung) - 1].sites == rung.sites  # no larger rung lies between
+    monkeypatch.setattr(module, "COULD_WIN", 0.0)
+    assert _climbed(shop, rungs, better, monkeypatch) == rungs
+    monkeypatch.setattr(module, "COULD_WIN", float("inf"))
+    assert _climbed(shop, rungs, rungs[-1].strength, monkeypatch) == rungs  # nothing is better
+    alone, scores = workshop(images=None)
+    assert _climbed(alone, rungs, better, monkeypatch) == rungs  # no image is kept aside to judge
 
 
 def test_trials_are_as_many_as_can_be_afforded(monkeypatch: pytest.MonkeyPatch) -> None:
