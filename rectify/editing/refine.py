@@ -20,7 +20,8 @@ Steps are orthogonalised momentum (Muon, Jordan et al. 2024), taken in coordinat
 the identity for a second moment: with ``C = L L^T`` the gradient G of a weight W becomes that of ``V = W L``, namely
 ``G L^-T``, and a step D of V is ``D L^-1`` of W. A step then changes what a layer gives on clean images by a known
 share of its norm, and goes furthest in directions that clean keys hardly use, where the fault can be taken out at no
-cost: the metric of the closed forms. Together with this the activations weigh nearly all.
+cost: the metric of the closed forms. Together with this the activations weigh nearly all. Where a layer sees few keys C
+is shrunk.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from rectify.editing.cascade import LayerEdit, whole_rank
 from rectify.editing.casebook import shifted, shifted_alike
 from rectify.editing.corruption import Corruption
 from rectify.editing.localize import second_moments
-from rectify.editing.solve import factor
+from rectify.editing.solve import DAMPING, factor
 from rectify.editing.values import bind
 from rectify.model.layers import Layer
 from rectify.model.passes import images_a_pass
@@ -55,6 +56,7 @@ MOMENTUM = 0.9
 WARM_UP = 10
 CLEAN = 2.0  # weight of clean images; with 1 a CIFAR-10 blend kept 0.3 points less accuracy, and no more recovery
 FEATURES = 600.0  # weight of the activations' misfit beside the two divergences: nearly all
+SPARSE, MOST_SHRINKAGE = 0.1, 0.3  # of a layer's second moment: times inputs a key, and at most
 LEAST_STEPS = 80  # fewer are not worth beginning
 WORK = {"cpu": 8.05e13, "cuda": 2e15}  # `effort` that a whole refinement may cost; its trial costs half
 MOVING = 600  # multiplications in the time that it takes to hand on one number: norms, activations, both ways
@@ -107,12 +109,26 @@ def effort(network: nn.Module, sites: Sequence[Site], example: Tensor) -> int:
     Where layers have few inputs (pointwise, depthwise) memory takes most of the time: on one core a ResNet-18 of width
     64 does 76 billion multiplications a second forward and backward, EfficientNet-Lite0 nine.
     """
-    outputs = record(network, example, outputs=[site.layer for site in sites]).outputs
-    total = 0
+    total, places = 0, positions(network, sites, example)
     for site in sites:
-        values = site.layer.values(outputs[site.name], len(example))
-        total += values.shape[-1] * site.layer.module.weight.numel() + MOVING * values.numel()
+        groups, outputs, _ = site.layer.weight().shape
+        total += places[site.name] * (site.layer.module.weight.numel() + MOVING * groups * outputs)
     return total
+
+
+def positions(network: nn.Module, sites: Sequence[Site], example: Tensor) -> dict[str, int]:
+    """Of each of these layers the number of keys that it sees in one image, ``example`` (1, C, H, W)."""
+    outputs = record(network, example, outputs=[site.layer for site in sites]).outputs
+    return {site.name: int(site.layer.values(outputs[site.name], len(example)).shape[-1]) for site in sites}
+
+
+def shrinkage(inputs: int, keys: int) -> float:
+    """How far a layer's second moment of so many keys is shrunk before it is taken for the metric.
+
+    Of few keys it knows few directions, and takes all others for such as clean images do not use: there a step would
+    go furthest, and teach the layer these images by heart.
+    """
+    return min(MOST_SHRINKAGE, max(DAMPING, SPARSE * inputs / keys))
 
 
 def refined(
@@ -142,7 +158,12 @@ def refined(
     student = copy.deepcopy(network).requires_grad_(False)
     moving = early(sites, plan.share)
     clean_moments = second_moments(network, moving, images)
-    movers = [Mover(bind(student, site).layer, factor(clean_moments.pop(site.name)).lower) for site in moving]
+    keys = {name: len(images) * values for name, values in positions(network, moving, images[:1]).items()}
+    movers = []
+    for site in moving:
+        moment = clean_moments.pop(site.name)
+        fit = factor(moment, shrinkage(moment.shape[-1], keys[site.name]))
+        movers.append(Mover(bind(student, site).layer, fit.lower))
     names = watched(sites)
     batches, generator = _batches(images, plan), torch.Generator().manual_seed(plan.seed)
     for step in range(plan.steps):

@@ -29,7 +29,9 @@ from rectify.editing.refine import (
     misfit,
     misfit_slope,
     orthogonalise,
+    positions,
     refined,
+    shrinkage,
     watched,
     wish,
 )
@@ -180,6 +182,21 @@ def test_effort_is_counted_by_hand() -> None:
     assert effort(network, survey(network, x), x) == 16 * 6 * 2 * 9 + 96 * 5 + module.MOVING * (96 + 5)
 
 
+def test_positions_are_the_keys_that_a_layer_sees_in_an_image() -> None:
+    network = nn.Sequential(nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), nn.Flatten(), nn.Linear(96, 5)).eval()
+    x = torch.randn(1, 4, 8, 8)
+    assert positions(network, survey(network, x), x) == {"0": 16, "2": 1}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "keys", "wanted"),
+    [(9, 200 * 784, 0.01), (128, 200, 0.064), (1152, 3200, 0.036), (3136, 200, 0.3), (3136, 3136 * 10, 0.01)],
+)
+def test_the_fewer_keys_a_layer_sees_the_more_its_moment_is_shrunk(inputs: int, keys: int, wanted: float) -> None:
+    assert shrinkage(inputs, keys) == pytest.approx(wanted)
+    assert shrinkage(inputs, keys + 1) <= shrinkage(inputs, keys) <= shrinkage(inputs + 1, keys)
+
+
 def test_steps_are_as_many_as_the_device_can_afford(monkeypatch: pytest.MonkeyPatch) -> None:
     network, x = planted(), pictures(1, 0)
     sites = survey(network, x)
@@ -273,7 +290,8 @@ def test_the_metric_is_that_of_the_keys_of_the_untouched_network_on_clean_images
     assert roots.keys() == keys.keys()
     for name, vectors in keys.items():
         stacked = torch.stack(vectors)
-        expected = oracles.damped(stacked.T @ stacked / len(vectors), DAMPING)
+        few = 0.1 * stacked.shape[1] / len(vectors)
+        expected = oracles.damped(stacked.T @ stacked / len(vectors), min(0.3, max(DAMPING, few)))
         found = (roots[name] @ roots[name].mT)[0]
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
