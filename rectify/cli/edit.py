@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rectify.cli.config import Settings
 from rectify.cli.options import EDIT_FLAGS as FLAGS
-from rectify.cli.outputs import Result, out_path
+from rectify.cli.outputs import Result, delta_path, out_path
 from rectify.cli.terminal import Terminal
 from rectify.errors import UsageError
 
@@ -27,9 +27,12 @@ def run(settings: Settings, terminal: Terminal) -> Result:
 
     _check(settings)
     inputs = gather(settings, terminal)
-    names = ("mode", "layer", "rank", "delta", "apply", "dry_run", "force", "out_dtype")
+    names = ("mode", "layer", "rank", "apply", "dry_run", "force", "out_dtype")
     editing = jobs.Editing(
-        out_path(settings), refine=settings["refine"] == "auto", **{name: settings[name] for name in names}
+        out_path(settings),
+        refine=settings["refine"] == "auto",
+        delta=delta_path(settings),
+        **{name: settings[name] for name in names},
     )
     report = jobs.run_edit(inputs, options(settings), editing=editing, progress=terminal)
     return Result(report, inputs)

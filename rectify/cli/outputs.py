@@ -37,6 +37,15 @@ def out_path(settings: Settings) -> Path:
     return model.with_name(f"{model.stem}.rectified.safetensors")
 
 
+def delta_path(settings: Settings) -> Path | None:
+    """Where the edit alone goes: ``--delta``, or None.
+
+    With ``--apply`` the delta is there already: what a settings file says is for the search that has made it.
+    """
+    wanted: Path | None = settings["delta"]
+    return wanted if settings["apply"] is None or settings.typed("delta") else None
+
+
 WRITTEN = ("out", "explain_out", "train_out", "report", "delta", "cache_dir")  # settings that name what is written
 
 
@@ -64,15 +73,16 @@ def check(settings: Settings) -> None:
     inputs = inputs_of(settings)
     for path in settings["report"]:
         check_path(path)
-        check_target(path, force=True, never=inputs)
+        check_target(path, force=True, never=inputs, flag="--report")
     if settings.command != "edit" or settings["model"] is None:
         return
-    out, delta, force = out_path(settings), settings["delta"], bool(settings["force"])
+    out, delta, force = out_path(settings), delta_path(settings), bool(settings["force"])
     if delta is not None and delta.resolve() == out.resolve():
         raise UsageError("--delta and --out name the same file; the delta is a file of its own")
-    written = [] if settings["dry_run"] else [out]
-    for path in written if delta is None else [*written, delta]:
-        check_target(path, force=force, never=inputs)
+    if not settings["dry_run"]:
+        check_target(out, force=force, never=inputs)
+    if delta is not None:
+        check_target(delta, force=force, never=inputs, flag="--delta")
 
 
 def shown(report: dict[str, Any], settings: Settings) -> str:

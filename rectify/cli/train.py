@@ -81,7 +81,7 @@ def _check_reports(settings: Settings, out: Path, inputs: list[Path]) -> None:
     for path in settings["report"]:
         if path.resolve() in taken:
             raise UsageError(f"--report and {taken[path.resolve()]} name the same file: {path}")
-        check_target(path, force=True, never=inputs)
+        check_target(path, force=True, never=inputs, flag="--report")
 
 
 def _subject(settings: Settings, made: Preset | None, source: Path, terminal: Terminal) -> Subject:

@@ -49,6 +49,7 @@ class EditFiles:
     def write_delta(self, edits: Sequence[LayerEdit], metadata: dict[str, Any]) -> WrittenFile:
         """Write the factors."""
         assert self.delta is not None
+        check_target(self.delta, force=self.force, never=self.never, flag="--delta")
         return write_tensors(
             self.delta, delta_tensors(edits), {**metadata, "kind": "delta"}, force=self.force, never=self.never
         )

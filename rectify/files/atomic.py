@@ -49,7 +49,7 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def check_target(path: Path, *, force: bool, never: Collection[Path] = ()) -> None:
+def check_target(path: Path, *, force: bool, never: Collection[Path] = (), flag: str = "-o") -> None:
     """Say early, before the work, that a result could not be written.
 
     Parameters
@@ -60,23 +60,26 @@ def check_target(path: Path, *, force: bool, never: Collection[Path] = ()) -> No
         Whether an existing file may be replaced.
     never : collection of Path
         Files that are not to be replaced even so: the inputs, also by way of a link.
+    flag : str
+        What gives the file another name on the command line.
 
     Raises
     ------
     OutputError
         If the file may not be written, with what to type instead.
     """
+    rename_it = f"give {flag} another name"
     for other in never:
         if _same(path, other) or (os.path.isdir(other) and os.path.exists(path) and _same(path.parent, other)):
-            raise OutputError(f"{plain(path)} is the input {plain(other)}, never overwritten: give -o another name")
+            raise OutputError(f"{plain(path)} is the input {plain(other)}, never overwritten: {rename_it}")
     if _is_running(path):
-        raise OutputError(f"{plain(path)} is code that this command runs, never overwritten: give -o another name")
+        raise OutputError(f"{plain(path)} is code that this command runs, never overwritten: {rename_it}")
     if os.path.isdir(path):
         raise OutputError(f"{plain(path)} is a folder: give a file name, such as {plain(path / 'out.safetensors')}")
     if os.path.exists(path) and not os.path.isfile(path):
         raise OutputError(f"{plain(path)} is a device or a pipe: give the name of an ordinary file")
     if os.path.lexists(path) and not force:
-        raise OutputError(f"{plain(path)} exists already: add --force to replace it, or give -o another name")
+        raise OutputError(f"{plain(path)} exists already: add --force to replace it, or {rename_it}")
     folder = path.parent
     if not os.path.isdir(folder):
         file = next((each for each in (folder, *folder.parents) if os.path.isfile(each)), None)

@@ -84,8 +84,10 @@ class Editing:
         never = [model, *([self.apply] if self.apply else [])]
         for path in filter(None, (self.out, self.delta)):
             check_suffix(path)
-        for path in [*([] if self.dry_run else [self.out]), *([self.delta] if self.delta else [])]:
-            check_target(path, force=self.force, never=never)
+        if not self.dry_run:
+            check_target(self.out, force=self.force, never=never)
+        if self.delta:
+            check_target(self.delta, force=self.force, never=never, flag="--delta")
         return EditFiles(self.out, self.delta, self.force, never, self.dry_run)
 
 

@@ -161,9 +161,13 @@ def test_interrupted_is_130(rectify_, library) -> None:
         ([*EDIT, "--report", "report.pdf"], "--report report.pdf"),
         ([*EDIT, "--report", "no/report.json"], "no folder no"),
         ([*EDIT, "-o", "no/model.safetensors"], "no folder no; type: mkdir -p no"),
-        ([*EDIT, "-o", "model.pt", "--force"], "never overwritten"),
+        ([*EDIT, "-o", "model.pt", "--force"], "never overwritten: give -o another name"),
+        ([*EDIT, "--delta", "model.pt", "--force"], "never overwritten: give --delta another name"),
+        ([*EDIT, "--delta", "model.pt", "--dry-run"], "never overwritten: give --delta another name"),
+        ([*EDIT, "--report", "m.json", "--baseline", "m.json"], "never overwritten: give --report another name"),
         ([*EDIT, "--delta", "d", "-o", "d"], "--delta and --out name the same file"),
         ([*EDIT, "--apply", "d.safetensors", "--rank", "1"], "so --rank has nothing to decide"),
+        ([*EDIT, "--apply", "d.safetensors", "--delta", "e"], "so --delta has nothing to decide"),
         ([*EDIT, "--config", "no.yaml"], "no such settings file: no.yaml"),
     ],
 )
@@ -177,6 +181,20 @@ def test_an_existing_output_needs_force(rectify_, library) -> None:
     assert_one_error(rectify_(*EDIT), "--force")
     assert rectify_(*EDIT, "--force").code == 0
     assert rectify_(*EDIT, "--dry-run").code == 0
+    Path("delta.safetensors").write_bytes(b"earlier")
+    for more in ([], ["--dry-run"]):
+        said = rectify_(*EDIT, "-o", "new", "--delta", "delta.safetensors", *more)
+        assert_one_error(said, "add --force to replace it, or give --delta another name")
+
+
+def test_the_delta_of_a_settings_file_is_not_written_where_one_is_applied(rectify_, library) -> None:
+    """It is the file of the search; `--apply` of this very file would otherwise be told not to overwrite it."""
+    Path("rectify.yaml").write_text("edit: {delta: delta.safetensors}\n")
+    Path("delta.safetensors").write_bytes(b"factors")
+    said = rectify_("edit", "model.pt", "--apply", "delta.safetensors", "-o", "x.safetensors")
+    assert said.code == 0, said.err
+    assert library.asked["editing"].delta is None
+    assert library.asked["editing"].apply == Path("delta.safetensors")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "not json", '{"metrics": 1, "schema_version": 1}'])
