@@ -13,7 +13,7 @@ from torch import nn
 
 from rectify.editing.fault import Fault
 from rectify.errors import UsageError
-from rectify.jobs.common import Inputs, Options, begin
+from rectify.jobs.common import Inputs, Options, begin, refuse_gates
 from rectify.jobs.edit import _rank
 from rectify.jobs.evaluate import _doubtful_target
 from rectify.jobs.scene import _left_out, _strange, _without, site_named
@@ -80,6 +80,14 @@ def test_a_gate_that_nothing_can_be_measured_for_is_refused_before_the_work(
         return
     with pytest.raises(UsageError, match=flag):
         begin(command, Inputs(subject), Options(gates=gates))
+
+
+def test_a_gate_that_nobody_typed_is_refused_with_where_it_was_set() -> None:
+    with pytest.raises(
+        UsageError, match=r"^--max-asr has nothing to be measured on: give pairs; set in rectify\.yaml$"
+    ):
+        hints = {"max_asr": "set in rectify.yaml", "min_accuracy": "no"}
+        refuse_gates(Options(gates={"max_asr": 0.1}, gate_hints=hints), {"max_asr": "give pairs"})
 
 
 def test_gates_of_other_commands_are_left_be() -> None:

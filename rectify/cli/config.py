@@ -243,6 +243,9 @@ def _unknown(place: str, where: str) -> str:
         return f"{where}: {_REFUSED}"
     if last in ALL_FLAGS and ALL_FLAGS[last].place is None:
         return f"{where}: {last} is not for a file; say {ALL_FLAGS[last].label} on the command line"
+    gates = [flag.name for flag in COMMAND_FLAGS.get(section, ()) if flag.panel == "Gates" and flag.place is not None]
+    if last == "gates" and gates:
+        return f"{where}: unknown key {place}; a gate is written there directly, as in {section}: {{{gates[0]}: …}}"
     inside = list(_inside(section)) if section else [*_SHORT, *_SECTIONS]
     near = get_close_matches(last, inside, 1)
     if near:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rectify
-from rectify.cli.config import Settings
-from rectify.cli.options import GATE_NAMES
+from rectify.cli.config import Rank, Settings
+from rectify.cli.options import COMMAND_FLAGS, GATE_NAMES, unique
 from rectify.cli.terminal import Terminal
 from rectify.errors import ArchitectureError, UsageError
 
@@ -129,16 +129,34 @@ def options(settings: Settings) -> Options:
     if baseline is not None:
         gates.setdefault("max_regression", 0.0)
     elif "max_regression" in gates:
-        raise UsageError("--max-regression needs --baseline report.json to compare with")
+        hint = gate_hint(settings, "max_regression")
+        raise UsageError(
+            "--max-regression needs --baseline report.json to compare with" + (f"; {hint}" if hint else "")
+        )
     return Options(
         fault=settings.get("fault") or "auto",
         batch_size=settings["batch_size"],
         seed=settings["seed"],
         gates=gates,
+        gate_hints={name: hint for name in gates if (hint := gate_hint(settings, name))},
         baseline=None if baseline is None else read_baseline(baseline),
         exit_zero=bool(settings.get("exit_zero")),
         cache_dir=cache_dir(settings),
     )
+
+
+def gate_hint(settings: Settings, name: str) -> str:
+    """Where a gate was set that nobody typed, and what to do about it there; empty for one that was."""
+    setting = settings.said.get(name)
+    if setting is None or setting.rank is Rank.COMMAND_LINE:
+        return ""
+    if setting.rank is Rank.ENVIRONMENT:
+        return f"it is set by {setting.source}; unset that to do without"
+    if setting.own:
+        return f"it is set in {setting.source}; take it out there to do without"
+    others = [one for one, flags in COMMAND_FLAGS.items() if one != settings.command and name in unique(flags)]
+    other = others[0]  # every gate is of two commands or more
+    return f"it is set in {setting.source}, for all commands; {other}: {{{name}: {setting.value}}} is for {other} alone"
 
 
 def forget_files(*subjects: Subject | None) -> None:

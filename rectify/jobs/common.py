@@ -61,13 +61,16 @@ class Inputs:
 class Options:
     """How to compute and what judges.
 
-    ``gates`` maps gate names to limits. In ``cache_dir``, unless it is None, second moments are kept between runs.
+    ``gates`` maps gate names to limits, and ``gate_hints`` those that nobody typed to where each was set and how to be
+    rid of it there, for the message where one has nothing to be measured on. In ``cache_dir``, unless it is None,
+    second moments are kept between runs.
     """
 
     fault: str = "auto"
     batch_size: int = 64
     seed: int = 0
     gates: Mapping[str, float] = field(default_factory=dict)
+    gate_hints: Mapping[str, str] = field(default_factory=dict)
     baseline: Mapping[str, Any] | None = None
     exit_zero: bool = False
     cache_dir: Path | None = None
@@ -121,7 +124,8 @@ def refuse_gates(options: Options, why: Mapping[str, str]) -> None:
     """
     for name in options.gates:
         if name in why:
-            raise UsageError(f"{GATES[name].flag} has nothing to be measured on: {why[name]}")
+            hint = f"; {options.gate_hints[name]}" if name in options.gate_hints else ""
+            raise UsageError(f"{GATES[name].flag} has nothing to be measured on: {why[name]}{hint}")
 
 
 def finish(

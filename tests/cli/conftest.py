@@ -37,6 +37,7 @@ class FakeOptions:
     batch_size: int = 64
     seed: int = 0
     gates: dict[str, float] = field(default_factory=dict)
+    gate_hints: dict[str, str] = field(default_factory=dict)
     baseline: dict[str, Any] | None = None
     exit_zero: bool = False
     cache_dir: Path | None = None

@@ -125,6 +125,40 @@ def test_settings_of_other_commands_do_no_harm(rectify_, library) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        (
+            "gates: {max_accuracy_drop: 0.02}",
+            "it is set in rectify.yaml, for all commands; edit: {max_accuracy_drop: 0.02} is for edit alone",
+        ),
+        (
+            "evaluate: {max_accuracy_drop: 0.02}",
+            "it is set in rectify.yaml (evaluate); take it out there to do without",
+        ),
+        ("", None),
+    ],
+)
+def test_a_gate_of_a_file_knows_where_it_was_set(rectify_, library, text: str, hint: str | None) -> None:
+    write(Path("rectify.yaml"), text)
+    typed = [] if hint else ["--max-accuracy-drop", "0.02"]
+    rectify_("evaluate", "model.pt", "--data", "images", *typed)
+    assert library.asked["options"].gates == {"max_accuracy_drop": 0.02}
+    assert library.asked["options"].gate_hints == ({"max_accuracy_drop": hint} if hint else {})
+
+
+def test_a_gate_of_the_environment_knows_where_it_was_set(rectify_, library, monkeypatch) -> None:
+    monkeypatch.setenv("RECTIFY_MAX_ASR", "0.1")
+    rectify_("evaluate", "model.pt", "--data", "images")
+    assert library.asked["options"].gate_hints == {"max_asr": "it is set by RECTIFY_MAX_ASR; unset that to do without"}
+
+
+def test_a_regression_of_a_file_without_a_baseline_names_the_file(rectify_, library) -> None:
+    write(Path("rectify.yaml"), "max_regression: 0.1")
+    said = rectify_("evaluate", "model.pt", "--data", "images")
+    assert said.code == 2 and "compare with; it is set in rectify.yaml, for all commands; edit: {max_reg" in said.err
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("sede: 1", "rectify.yaml: unknown key sede; did you mean seed?"),
@@ -132,6 +166,10 @@ def test_settings_of_other_commands_do_no_harm(rectify_, library) -> None:
         ("gates: {max_ars: 0.1}", "rectify.yaml: unknown key gates.max_ars; did you mean max_asr?"),
         ("edit: {layr: fc}", "rectify.yaml: unknown key edit.layr; did you mean layer?"),
         ("gates: {zzz: 0.1}", "rectify.yaml: unknown key gates.zzz; known are max_accuracy_drop, max_asr"),
+        (
+            "edit: {gates: {max_asr: 0.1}}",
+            "unknown key edit.gates; a gate is written there directly, as in edit: {max_asr",
+        ),
         ("max_ars: 0.1", "rectify.yaml: unknown key max_ars; did you mean gates.max_asr?"),
         ("gates: 0.1", "rectify.yaml: gates must hold settings such as min_editability, max_asr"),
         ("seed: x", "rectify.yaml: seed must be a whole number of at least 0, not 'x'"),
