@@ -25,6 +25,7 @@ _COUNTER = "num_batches_tracked"
 
 
 _ONE_OUTPUT = "a network with one output z is one of two classes if it returns torch.cat([-z, z], 1)"
+_PASS_PREPROCESS = "--preprocess FILE, a preset (imagenet, cifar10, …), or --input-size, --mean and --std"
 _PROBABILITIES = "the network ends in a softmax: the logarithms of what it returns are read as its logits"
 
 
@@ -279,7 +280,7 @@ def open_subject(
     checkpoint = read_checkpoint(
         path, state_dict_key=state_dict_key, strip_prefix=strip_prefix, trust_pickle=trust_pickle
     )
-    name = _choose_arch(arch, checkpoint)
+    name = _choose_arch(arch, checkpoint, preprocess is not None or bool(preprocess_overrides))
     args = {**(checkpoint.arch_args if arch in (None, checkpoint.arch) else {}), **(arch_args or {})}
     classes = num_classes if num_classes is not None else checkpoint.num_classes
     settings = _choose_preprocess(arch, checkpoint, preprocess, preprocess_overrides or {})
@@ -295,14 +296,18 @@ def open_subject(
     return Subject(network, checkpoint, name, args, classes, settings, place, notes)
 
 
-def _choose_arch(arch: str | None, checkpoint: Checkpoint) -> str:
+def _choose_arch(arch: str | None, checkpoint: Checkpoint, preprocessed: bool) -> str:
+    """The architecture's name; ``preprocessed`` is whether the user says what the preprocessing is."""
     if arch:
         return arch
     name = checkpoint.arch
     if name is None:
+        what, also = "its architecture", ""
+        if not (preprocessed or checkpoint.preprocess or checkpoint.preprocess_problem):  # else the next error says so
+            what, also = "its architecture or its preprocessing", f"; and {_PASS_PREPROCESS}"
         raise ArchitectureError(
-            f"{plain(checkpoint.path)} does not say its architecture: pass --arch with a torchvision name (resnet18), "
-            "timm:NAME, or module:callable"
+            f"{plain(checkpoint.path)} does not say {what}: pass --arch with a torchvision name (resnet18), "
+            f"timm:NAME, or module:callable{also}"
         )
     if name.startswith("transformers:"):
         raise ArchitectureError(
@@ -326,10 +331,7 @@ def _choose_preprocess(
     if found is None and checkpoint.preprocess_problem:
         raise PreprocessError(f"{checkpoint.preprocess_problem}; or pass --preprocess FILE")
     if found is None and not overrides:
-        raise PreprocessError(
-            f"the preprocessing of {plain(checkpoint.path)} is unknown: pass --preprocess FILE, "
-            "a preset (imagenet, cifar10, …), or --input-size, --mean and --std"
-        )
+        raise PreprocessError(f"the preprocessing of {plain(checkpoint.path)} is unknown: pass {_PASS_PREPROCESS}")
     values = {**(found.to_dict() if found else {}), **overrides}
     if found and isinstance(overrides.get("input_size"), int) and "mean" not in overrides:
         values["input_size"] = [found.input_size[0], overrides["input_size"], overrides["input_size"]]

@@ -119,7 +119,9 @@ def _timm(name: str, num_classes: int | None, arch_args: Mapping[str, Any]) -> n
     timm = _import_timm(name)
     base = name.split(".")[0]
     if base not in (names := timm.list_models()):  # also keeps out hf-hub: and local-dir:, which are no names
-        raise ArchitectureError(f"timm has no architecture {quoted(base)}: {did_you_mean(base, names)}")
+        close = listed("timm:" + each for each in nearest(base, names))
+        hint = f"did you mean {close}?" if close else "python -c 'import timm; print(timm.list_models())' lists all"
+        raise ArchitectureError(f"timm has no architecture {quoted(base)}: {hint}")
     arguments = {"model_name": name, "pretrained": False, **_classes(num_classes), **arch_args}
     return _call(f"timm:{name}", timm.create_model, arguments)
 

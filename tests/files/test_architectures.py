@@ -59,7 +59,8 @@ def test_timm() -> None:
         ("convnext_atto", r"timm:convnext_atto"),
         ("zzzzzzzz", "pass a torchvision name, timm:NAME or module:callable"),
         ("fcn_resnet50", "unknown architecture"),
-        ("timm:resnet1", "timm has no architecture 'resnet1': did you mean resnet"),
+        ("timm:resnet19", r"timm has no architecture 'resnet19': did you mean timm:resnet18(, timm:\w+)*\?"),
+        ("timm:zzzzzzzz", r"timm has no architecture 'zzzzzzzz': .*timm\.list_models"),
         ("timm:hf-hub:timm/resnet18", "timm has no architecture"),
         ("timm:resnet18.nonsense", "could not be built"),
         (":net", "module:callable looks like"),
@@ -281,6 +282,17 @@ def test_subject(net: nn.Module, tmp_path: Path, code: str, rgb8: Preprocess) ->
 def test_subject_without_architecture(net: nn.Module, tmp_path: Path, rgb8: Preprocess) -> None:
     with pytest.raises(ArchitectureError, match="does not say its architecture: pass --arch"):
         open_subject(save(tmp_path / "m.pt", net.state_dict()), preprocess=rgb8)
+
+
+def test_subject_without_either_asks_for_both_at_once(net: nn.Module, tmp_path: Path, rgb8: Preprocess) -> None:
+    path = save(tmp_path / "m.pt", net.state_dict())
+    words = "does not say its architecture or its preprocessing: pass --arch .*; and --preprocess FILE, a preset"
+    with pytest.raises(ArchitectureError, match=words) as caught:
+        open_subject(path)
+    one_line(caught.value)
+    for more in ({"preprocess": rgb8}, {"preprocess_overrides": {"input_size": 8}}):
+        with pytest.raises(ArchitectureError, match=r"does not say its architecture: .* module:callable$"):
+            open_subject(path, **more)
 
 
 def test_subject_without_preprocessing(net: nn.Module, tmp_path: Path, code: str) -> None:
