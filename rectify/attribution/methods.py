@@ -55,9 +55,10 @@ def attribute(name: str, score: Score, x: Tensor, targets: Tensor, settings: Set
     chosen = method(name)
     if settings.layer is None or name == "grad-cam":  # Grad-CAM's layer is where it looks, not what it returns
         return chosen(score, x, targets, settings)
-    from rectify.attribution.layers import layer_attribution
+    from rectify.attribution.layers import find_module, layer_attribution
 
     if name == "uni":
+        find_module(score.network, settings.layer)  # before its baseline is learned, which takes a while
         from rectify.attribution.uni import STEPS, Unlearning, unlearned_baseline
 
         how = Unlearning.from_options(settings.options)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fixtures import networks as fixtures
 from rectify.attribution.attribution import Attribution, Settings
 from rectify.attribution.layers import LAYER_METHODS, layer_attribution
+from rectify.attribution.methods import attribute
 from rectify.attribution.score import Score
 from rectify.errors import UsageError
 from tests.model.networks import Encoder, Fixed, Folded, SequenceFirst, randomised
@@ -247,3 +248,11 @@ def test_what_cannot_be_is_refused_in_one_line() -> None:
         attributed("gradient", randomised(Fixed().double()), pair(3, 16, 16, images=2)[0], "place")
     with pytest.raises(UsageError, match="steps"):
         attributed("ig", network, x, "fc", steps=-1)
+
+
+def test_a_wrong_layer_is_told_before_uni_learns_its_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rectify.attribution.uni.unlearned_baseline", lambda *_: pytest.fail("learned in vain"))
+    network = randomised(fixtures.resnet18(4, width=2))
+    x = torch.rand(1, 3, 8, 8)
+    with pytest.raises(UsageError, match="no layer 'layer5'; did you mean layer4"):
+        attribute("uni", Score(network), x, torch.zeros(1, dtype=torch.int64), Settings(layer="layer5"))
