@@ -22,6 +22,7 @@ from rectify.cli.settings_file import find_settings_file, read_settings_file
 from rectify.errors import ConfigError, RectifyError, UsageError
 
 ENV_PREFIX = "RECTIFY_"
+CLOSE = 0.75  # likeness of two keys, 0 to 1: sede and seed have .75
 _REFUSED = "trust_pickle lets a checkpoint run code, so only the command line can say it: --trust-pickle"
 
 # Two ways of saying one thing: whoever says one of them overrides the other where it was said with less right.
@@ -247,14 +248,17 @@ def _unknown(place: str, where: str) -> str:
     if last == "gates" and gates:
         return f"{where}: unknown key {place}; a gate is written there directly, as in {section}: {{{gates[0]}: …}}"
     inside = list(_inside(section)) if section else [*_SHORT, *_SECTIONS]
-    near = get_close_matches(last, inside, 1)
+    near = get_close_matches(last, inside, 1, CLOSE)
     if near:
         shown = near[0] if section else _SHORT.get(near[0], near[0])
         return f"{where}: unknown key {place}; did you mean {shown}?"
-    elsewhere = get_close_matches(last, _SHORT, 1)
+    elsewhere = get_close_matches(last, _SHORT, 1, CLOSE)
     if elsewhere:
         return f"{where}: unknown key {place}; did you mean {_SHORT[elsewhere[0]]}?"
-    return f"{where}: unknown key {place}; known are {', '.join(sorted(inside))}"
+    if section and section not in COMMAND_FLAGS:
+        return f"{where}: unknown key {place}; known are {', '.join(sorted(inside))}"
+    page = f"rectify {section or 'COMMAND'} --help"  # they are dozens
+    return f"{where}: unknown key {place}; {page} lists the flags, whose long names are the keys"
 
 
 def _read(flag: Flag, raw: Any, label: str, error: type[RectifyError]) -> Any:

@@ -58,10 +58,21 @@ def check_pairs(settings: Settings) -> None:
     """Every clean image needs its partner, before anything slow begins."""
     clean, poisoned = settings["clean"], settings["poisoned"]
     if len(clean) != len(poisoned):
-        counts = f"{len(clean)} clean and {len(poisoned)} poisoned"
-        raise UsageError(f"--clean and --poisoned are matched by order, but there are {counts} images")
+        raise UsageError(
+            "--clean and --poisoned are matched by order, but there " + _unmatched(len(clean), len(poisoned))
+        )
     if clean and settings["pairs"] is not None:
         raise UsageError("give --clean and --poisoned, or --pairs, not both")
+
+
+def _unmatched(clean: int, poisoned: int) -> str:
+    """How many images there are of each, and what to add."""
+    counts = " and ".join(
+        f"{count} {what} image{'' if count == 1 else 's'}" for count, what in ((clean, "clean"), (poisoned, "poisoned"))
+    )
+    flag, missing = ("--poisoned" if clean > poisoned else "--clean"), abs(clean - poisoned)
+    times = "" if missing == 1 else f" {missing} times"
+    return f"{'is' if clean == 1 else 'are'} {counts}: add {flag} FILE{times}"
 
 
 def _pairs(settings: Settings, subject: Subject) -> Pairs | None:
@@ -155,8 +166,8 @@ def gate_hint(settings: Settings, name: str) -> str:
     if setting.own:
         return f"it is set in {setting.source}; take it out there to do without"
     others = [one for one, flags in COMMAND_FLAGS.items() if one != settings.command and name in unique(flags)]
-    other = others[0]  # every gate is of two commands or more
-    return f"it is set in {setting.source}, for all commands; {other}: {{{name}: {setting.value}}} is for {other} alone"
+    instead = f"{others[0]}: {{{name}: {setting.value}}}"  # every gate is of two commands or more
+    return f"it is set in {setting.source} for all commands; as {instead} it is for {others[0]} alone"
 
 
 def forget_files(*subjects: Subject | None) -> None:

@@ -13,6 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 from rectify.cli.options import COMMAND_FLAGS, MODEL_ARGUMENT, PANELS, Flag
 
 HELP = {"help_option_names": ["-h", "--help"]}
+CLOSE = 0.75  # likeness of two flags, 0 to 1: --posioned and --poisoned have .9, --foo and --color .67
 COLUMN = 26  # width of the flags on a help page; longer ones have their meaning on the next line
 
 
@@ -113,7 +114,8 @@ def usage_message(problem: Any, commands: Sequence[str]) -> str:
             return f"{option} goes after the command: rectify {owners[0]} {option}"
         if owners:
             return f"{context.info_name} has no {option}; it belongs to {' and '.join(owners)}"
-        return f"no such option: {option}" + _near(get_close_matches(str(option), [*known, "--help"], 1))
+        near = get_close_matches(str(option), [*known, "--help"], 1, CLOSE)
+        return f"no such option: {option}" + (_near(near) or f"; {_command(context, commands)} --help lists them")
     message = " ".join(str(problem.format_message()).split())
     word = next(iter(context.args if context else []), "")
     if message.lower().startswith("no such command"):
@@ -124,6 +126,12 @@ def usage_message(problem: Any, commands: Sequence[str]) -> str:
         extra = message.rpartition(" (")[2].rstrip(").")
         return f"unexpected: {extra}; there is one MODEL, and a repeatable flag is written again for each value"
     return message[:1].lower() + message[1:].rstrip(".")
+
+
+def _command(context: Any, commands: Sequence[str]) -> str:
+    """What was typed up to the first flag: the program, with the command where there was one."""
+    name = getattr(context, "info_name", None)
+    return f"rectify {name}" if name in commands else "rectify"
 
 
 def _owners(option: str) -> list[str]:

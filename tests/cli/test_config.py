@@ -129,7 +129,7 @@ def test_settings_of_other_commands_do_no_harm(rectify_, library) -> None:
     [
         (
             "gates: {max_accuracy_drop: 0.02}",
-            "it is set in rectify.yaml, for all commands; edit: {max_accuracy_drop: 0.02} is for edit alone",
+            "it is set in rectify.yaml for all commands; as edit: {max_accuracy_drop: 0.02} it is for edit alone",
         ),
         (
             "evaluate: {max_accuracy_drop: 0.02}",
@@ -155,13 +155,19 @@ def test_a_gate_of_the_environment_knows_where_it_was_set(rectify_, library, mon
 def test_a_regression_of_a_file_without_a_baseline_names_the_file(rectify_, library) -> None:
     write(Path("rectify.yaml"), "max_regression: 0.1")
     said = rectify_("evaluate", "model.pt", "--data", "images")
-    assert said.code == 2 and "compare with; it is set in rectify.yaml, for all commands; edit: {max_reg" in said.err
+    assert said.code == 2 and "compare with; it is set in rectify.yaml for all commands; as edit: {max_reg" in said.err
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("sede: 1", "rectify.yaml: unknown key sede; did you mean seed?"),
+        (
+            "foo: 1",
+            "rectify.yaml: unknown key foo; rectify COMMAND --help lists the flags, whose long names are the keys",
+        ),
+        ("edit: {rules: 1}", "rectify.yaml: unknown key edit.rules; did you mean explain.rule?"),
+        ("edit: {mouse: 1}", "rectify.yaml: unknown key edit.mouse; rectify edit --help lists the flags, whose long"),
         ("gate: {max_asr: 1}", "rectify.yaml: unknown key gate; did you mean gates?"),
         ("gates: {max_ars: 0.1}", "rectify.yaml: unknown key gates.max_ars; did you mean max_asr?"),
         ("edit: {layr: fc}", "rectify.yaml: unknown key edit.layr; did you mean layer?"),
