@@ -585,6 +585,7 @@ def test_evaluate_before_and_after(evaluated: tuple[Path, dict[str, Any]], share
     assert report["metrics"]["before"]["accuracy"] == pytest.approx(figures_by_hand(MODEL)["accuracy"])
     assert report["metrics"]["holdout"]["before"]["asr"] == 1
     assert [gate["passed"] for gate in report["gates"]] == [True] * 3
+    assert report["against"] == {"path": str(MODEL), "sha256": sha256(MODEL)} and report["compare"] is None
 
 
 def test_evaluate_says_what_edit_said(evaluated: tuple[Path, dict[str, Any]], shared: Shared) -> None:

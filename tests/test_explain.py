@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -77,6 +78,8 @@ def test_a_pair_before_and_after_a_repair(tmp_path: Path, shared: object) -> Non
     said = explain(tmp_path, *pair_flags(), "--compare", out, "--out", "maps", "--method", "gradient-x-input")
     assert said.code == 0, said.err
     schema_holds(said)
+    assert said.report["compare"] == {"path": out, "sha256": hashlib.sha256(Path(out).read_bytes()).hexdigest()}
+    assert said.report["against"] is None
     pairs = {row["model"]: row for row in said.report["explanation_pairs"]}
     assert pairs.keys() == {"model", "compare"}
     assert pairs["compare"]["pearson"] > pairs["model"]["pearson"] + 0.1  # Figure 1: the repaired one looks alike

@@ -96,6 +96,13 @@ def begin(command: str, inputs: Inputs, options: Options) -> dict[str, Any]:
     return report
 
 
+def named(subject: Subject | None) -> dict[str, str] | None:
+    """What a report says of a second model, one to compare with."""
+    if subject is None:
+        return None
+    return {"path": str(subject.checkpoint.path), "sha256": subject.checkpoint.sha256}
+
+
 def _check_measurable(command: str, inputs: Inputs, options: Options) -> None:
     """Say before the work that a gate has nothing to be measured on.
 

@@ -13,7 +13,7 @@ from rectify.editing.fault import Fault
 from rectify.errors import Inconclusive, UsageError
 from rectify.evaluation.quality import Bench
 from rectify.files.architectures import Subject
-from rectify.jobs.common import Inputs, Options, Progress, begin, finish, refuse_gates
+from rectify.jobs.common import Inputs, Options, Progress, begin, finish, named, refuse_gates
 from rectify.jobs.explain import Explaining, fitted
 from rectify.jobs.measuring import check_chance, fault_of, judge_holdout, measure
 from rectify.sections import pairs_section
@@ -70,6 +70,7 @@ def run_evaluate(
         raise UsageError(
             "nothing to measure: give --data DIR (labelled images), --pairs DIR|CSV, or --clean and --poisoned"
         )
+    report["against"] = named(against)
     first = against or inputs.subject
     notes: list[str] = []
     try:

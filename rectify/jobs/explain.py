@@ -21,7 +21,7 @@ from rectify.evaluation.faithfulness import masked_scores, mu_fidelity
 from rectify.evaluation.path import monotonicity
 from rectify.evaluation.ranks import constant_rows, pearson, spearman
 from rectify.files.architectures import Subject
-from rectify.jobs.common import Inputs, Options, Progress, begin, finish
+from rectify.jobs.common import Inputs, Options, Progress, begin, finish, named
 from rectify.jobs.measuring import fault_of
 from rectify.sections import pairs_section
 
@@ -128,6 +128,7 @@ def run_explain(
     report, started = begin("explain", inputs, options), time.time()
     if inputs.pairs is None and inputs.images is None:
         raise UsageError("nothing to explain: give --image a.png, or --clean a.png --poisoned b.png")
+    report["compare"] = named(compare)
     subject, notes = inputs.subject, list[str]()
     subjects = {"model": subject} | ({} if compare is None else {"compare": compare})
     bench = _Bench(replace(explaining, settings=fitted(explaining.settings, subject)), subjects, options)

@@ -27,6 +27,8 @@ def empty_report(command: str) -> dict[str, Any]:
         "reason": "nothing was judged",
         "gates": [],
         "model": None,
+        "against": None,
+        "compare": None,
         "pairs": None,
         "calibration": None,
         "data": None,

@@ -17,6 +17,7 @@ _SETS = (
 )
 FEW_PAIRS = 20  # below that a share of them says little
 MODELS = {"model": "before", "compare": "after"}  # the model explained and the one that it is compared with
+_OTHERS = {"against": "before", "compare": "after"}  # the model that evaluate, and that explain, is given beside it
 CAST_WORTH_SAYING = 0.001  # what is lost in a cast to float32 is of no interest
 
 
@@ -177,6 +178,9 @@ def facts(report: Report) -> list[tuple[str, str]]:
     lines: list[tuple[str, str]] = []
     if model := report.get("model"):
         lines += _model_facts(model)
+    for key, name in _OTHERS.items():
+        if other := report.get(key):
+            lines.append((name, _file_fact(other)))
     if pairs := report.get("pairs"):
         target = "" if pairs["target"] is None else f", target class {pairs['target']}"
         target = ", each class to another" if pairs.get("each") else target
@@ -197,13 +201,17 @@ def _model_facts(model: Mapping[str, Any]) -> list[tuple[str, str]]:
     arch = f"{model['arch']} {extra}".rstrip()
     shape = "×".join(str(n) for n in model["preprocess"]["input_size"])
     lines = [
-        ("model", f"{model['path']} · sha256 {short(model['sha256'])}"),
+        ("model", _file_fact(model)),
         ("network", f"{arch} · {count(model['parameters'])} parameters"),
         ("classes", f"{model['num_classes']} · input {shape}"),
     ]
     if model.get("trusted_pickle"):
         lines.append(("warning", "this checkpoint was unpickled with --trust-pickle: it could run code"))
     return [(name, printable(text)) for name, text in lines]
+
+
+def _file_fact(model: Mapping[str, Any]) -> str:
+    return printable(f"{model['path']} · sha256 {short(model['sha256'])}")
 
 
 def _explain_facts(entries: Sequence[Mapping[str, Any]] | None) -> list[tuple[str, str]]:

@@ -291,6 +291,7 @@ def explain_report(amount: int = 12) -> dict[str, Any]:
 def explain_pair_report() -> dict[str, Any]:
     """``rectify explain`` of a pair by two methods before and after an edit."""
     report = blank("explain")
+    report["compare"] = {"path": "models/mnist-resnet-patch.rectified.safetensors", "sha256": SHA[::-1]}
     report["explanations"] = [
         explanation(f"pairs/{folder}/0.png", place, role=role, model=model, method=method)
         for place, (folder, role, model, method) in enumerate(

@@ -68,6 +68,7 @@ def broken(path: str, value: Any) -> dict[str, Any]:
         ("localize/layers/0/kind", "conv3d"), ("localize/layers/0/trial/recovery", 55), ("localize/layers/0/rank", 0),
         ("edit/steps/0/rank", -1), ("edit/out/bytes", 0), ("edit/mode", "magic"), ("run/versions/torch", 2.14),
         ("gates/0/name", "max_fun"), ("gates/0/passed", False), ("gates/0/value", None),
+        ("against", "model.pt"), ("against", {"path": "model.pt"}), ("compare", {"path": "m.pt", "sha256": "abc"}),
     ],
 )  # fmt: skip
 def test_what_is_no_report_is_refused(path: str, value: Any) -> None:

@@ -9,12 +9,15 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from rectify.reporting.content import facts
 from rectify.reporting.render import print_text, render
 from tests.reporting.samples import (
     ODD,
     REPORTS,
+    SHA,
     AsciiOutput,
     edit_report,
+    evaluate_report,
     localize_report,
     many_layers,
     odd_report,
@@ -141,6 +144,17 @@ def test_pairs_without_a_fault_are_not_taken_for_an_attack_on_each_class() -> No
     assert "each class to another" not in shown(report)
     report["pairs"]["each"] = True
     assert "fault flip, each class to another" in shown(report)
+
+
+def test_the_model_that_was_compared_is_named_beside_the_model() -> None:
+    report = evaluate_report()
+    assert [name for name, _ in facts(report)][:2] == ["model", "network"]
+    report["against"] = {"path": "before[0].pt", "sha256": SHA}
+    assert dict(facts(report))["before"] == f"before[0].pt · sha256 {SHA[:12]}"
+    assert re.search(rf"^before +before\[0\]\.pt · sha256 {SHA[:12]}", shown(report), re.MULTILINE)
+    lines = dict(facts(REPORTS["explain-pair"]()))
+    assert lines["after"].startswith("models/mnist-resnet-patch.rectified.safetensors · sha256 ")
+    assert "before" not in lines
 
 
 def test_what_was_written_or_not() -> None:
