@@ -586,6 +586,8 @@ def test_evaluate_before_and_after(evaluated: tuple[Path, dict[str, Any]], share
     assert report["metrics"]["holdout"]["before"]["asr"] == 1
     assert [gate["passed"] for gate in report["gates"]] == [True] * 3
     assert report["against"] == {"path": str(MODEL), "sha256": sha256(MODEL)} and report["compare"] is None
+    # as the command line said it of the model before, and the file says it of the one after
+    assert json.dumps(report["model"]["arch_args"]) == json.dumps(shared.report["model"]["arch_args"])
 
 
 def test_evaluate_says_what_edit_said(evaluated: tuple[Path, dict[str, Any]], shared: Shared) -> None:

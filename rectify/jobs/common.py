@@ -85,7 +85,7 @@ def begin(command: str, inputs: Inputs, options: Options) -> dict[str, Any]:
         "path": str(subject.checkpoint.path),
         "sha256": subject.checkpoint.sha256,
         "arch": subject.arch,
-        "arch_args": subject.arch_args,
+        "arch_args": dict(sorted(subject.arch_args.items())),  # as typed before an edit, as in the file after it
         "num_classes": subject.num_classes,
         "parameters": sum(p.numel() for p in subject.network.parameters()),
         "preprocess": subject.preprocess.to_dict(),

@@ -197,7 +197,7 @@ def facts(report: Report) -> list[tuple[str, str]]:
 
 
 def _model_facts(model: Mapping[str, Any]) -> list[tuple[str, str]]:
-    extra = " ".join(f"{key}={value}" for key, value in (model.get("arch_args") or {}).items())
+    extra = " ".join(f"{key}={value}" for key, value in sorted((model.get("arch_args") or {}).items()))
     arch = f"{model['arch']} {extra}".rstrip()
     shape = "×".join(str(n) for n in model["preprocess"]["input_size"])
     lines = [

@@ -157,6 +157,14 @@ def test_the_model_that_was_compared_is_named_beside_the_model() -> None:
     assert "before" not in lines
 
 
+def test_a_network_is_described_in_one_order() -> None:
+    """Typed before an edit, it comes in another order from the file afterwards."""
+    report = edit_report()
+    first = facts(report)
+    report["model"]["arch_args"] = dict(reversed(report["model"]["arch_args"].items()))
+    assert facts(report) == first and "channels=1 width=16" in dict(first)["network"]
+
+
 def test_what_was_written_or_not() -> None:
     report = edit_report()
     assert "mnist-resnet-patch.rectified.safetensors · 2.8 MB" in shown(report)
