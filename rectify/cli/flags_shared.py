@@ -134,7 +134,9 @@ def _gate(name: str, help: str, read: Reader = values.fraction) -> Flag:
     return flag(name, "Gates", help, read, "X", key=f"gates.{name}")
 
 
-MIN_EDITABILITY = _gate("min_editability", "The best layer's editability, at least.", values.floor)
+MIN_EDITABILITY = _gate(
+    "min_editability", "The best layer's editability as published (not the scale-free one), at least.", values.floor
+)
 GATES = (
     _gate("max_asr", "Attack success rate, at most."),
     _gate("min_recovery", "Share of triggered images given their true class again, at least."),

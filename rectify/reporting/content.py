@@ -45,7 +45,7 @@ def main_figure(localize: Mapping[str, Any]) -> tuple[str, str]:
     """Key and words of the figure that orders the layers."""
     if localize["method"] == "data-free-triage":
         return "lipschitz_outlier", "outlier score"
-    return "editability_scale_free", "editability"
+    return "editability_scale_free", "scale-free editability"
 
 
 def headline(report: Report) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from rectify.reporting.content import gates, main_figure, ranked
@@ -270,9 +270,20 @@ def layer_table(report: Report, limit: int | None = None) -> Table | None:
                 *(Cell(text, mood=mood) for text in rest),
             )
         )
-    head = (Column("#"), Column("layer", False, flexible=True), Column("kind", False, 1), Column(words))
+    head = (Column("#"), Column("layer", False, flexible=True), Column("kind", False, 1), _main_column(words))
     note = _layer_note(localize, layers, len(layers) - len(shown))
-    return Table("layers", _layer_title(localize), (*head, *(column for _, column in others)), tuple(rows), note)
+    figures = [replace(column, spare=0) if _is_gated(report, name) else column for name, column in others]
+    return Table("layers", _layer_title(localize), (*head, *figures), tuple(rows), note)
+
+
+def _main_column(words: str) -> Column:
+    first, _, rest = words.rpartition(" ")
+    return Column(words, narrow=f"{first}\n{rest}")
+
+
+def _is_gated(report: Report, name: str) -> bool:
+    """Whether a gate judges this figure of the layers: then it must not be missing beside the gate's value."""
+    return name == "editability" and any(gate.name == "min_editability" for gate in gates(report))
 
 
 def _layer_title(localize: Mapping[str, Any]) -> str:

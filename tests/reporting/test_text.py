@@ -91,7 +91,7 @@ def test_gates_show_limit_and_value() -> None:
 
 
 def test_layers_are_ranked_and_their_bars_fall() -> None:
-    text = shown(localize_report(trial=False))
+    text = shown(localize_report(trial=False), 120)
     names = re.findall(r"^ *\d+ +(\S+) +(?:conv|linear)", text, re.MULTILINE)
     layers = localize_report(trial=False)["localize"]["layers"]
     ordered = sorted((layer for layer in layers if layer["rank"]), key=lambda layer: layer["rank"])
@@ -112,7 +112,16 @@ def test_many_layers_are_cut_unless_all_are_wanted() -> None:
 
 def test_wide_consoles_get_more_columns() -> None:
     assert "leverage" not in shown("localize", 80)
-    assert "leverage" in shown("localize", 120) and "as pub-" in shown("localize", 120)
+    report = localize_report()
+    report["gates"] = []
+    assert "leverage" in shown(report, 120) and "as pub-" in shown(report, 120) and "as pub-" not in shown(report, 80)
+
+
+def test_the_two_editabilities_have_two_names_and_the_judged_one_is_shown() -> None:
+    """The gate is about the published one: it must stand in the table that the gate's value is looked up in."""
+    text = shown("localize", 80)
+    assert re.search(r"min_editability +best editability as published +≥ 1 +12\.33", text)
+    assert re.search(r"scale-free .*as pub-\n.* editability .*lished", text)
 
 
 def test_triage_says_what_it_is_and_what_a_pair_would_add() -> None:
@@ -123,7 +132,7 @@ def test_triage_says_what_it_is_and_what_a_pair_would_add() -> None:
 
 
 def test_headlines() -> None:
-    assert "First to edit: layer1.1.conv2 (editability 4.564)." in shown("localize", 200)
+    assert "First to edit: layer1.1.conv2 (scale-free editability 4.564)." in shown("localize", 200)
     assert "Best trial edit: layer2.0.conv1 (recovery 100.00%, agreement 97.90%)." in shown("localize", 200)
     assert "2 layers edited: attack success 100.00% → 1.67% on the holdout" in shown("edit", 200)
     assert "attack success 0.13%, recovery 98.94% on the pair, accuracy 99.21%" in shown("evaluate", 200)
