@@ -86,13 +86,10 @@ def _first_layer(localize: Mapping[str, Any] | None) -> str:
     key, words = main_figure(localize)
     label = "First to edit" if key.startswith("editability") else "Most unusual"
     line = f"{label}: {best['name']} ({words} {number(measured(best.get(key)))})."
-    tried = [layer for layer in localize["layers"] if measured((layer.get("trial") or {}).get("recovery")) is not None]
-    if tried:
-        top = max(tried, key=lambda layer: (layer["trial"]["recovery"], layer["trial"]["agreement"] or 0.0))
-        agreement = measured(top["trial"]["agreement"])
-        kept = "" if agreement is None else f", agreement {percent(agreement)}"
-        line += f" Best trial edit: {top['name']} (recovery {percent(top['trial']['recovery'])}{kept})."
-    return line
+    trial = best.get("trial") or {}  # by recovery alone another one may come first
+    told = [(words, measured(trial.get(words))) for words in ("recovery", "agreement")]
+    found = [f"{words} {percent(value)}" for words, value in told if value is not None]
+    return f"{line} Its trial edit: {', '.join(found)}." if found else line
 
 
 def _changes(report: Report) -> str:

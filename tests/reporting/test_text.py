@@ -132,8 +132,9 @@ def test_triage_says_what_it_is_and_what_a_pair_would_add() -> None:
 
 
 def test_headlines() -> None:
-    assert "First to edit: layer1.1.conv2 (scale-free editability 4.564)." in shown("localize", 200)
-    assert "Best trial edit: layer2.0.conv1 (recovery 100.00%, agreement 97.90%)." in shown("localize", 200)
+    assert "First to edit: layer1.1.conv2 (scale-free editability 4.564). Its trial edit: recovery" in shown(
+        "localize", 200
+    )
     assert "2 layers edited: attack success 100.00% → 1.67% on the holdout" in shown("edit", 200)
     assert "attack success 0.13%, recovery 98.94% on the pair, accuracy 99.21%" in shown("evaluate", 200)
     few = edit_report()
@@ -144,6 +145,19 @@ def test_headlines() -> None:
     few["pairs"]["count"], few["edit"]["expected"] = 20, None
     assert "98.94%, accuracy" in shown(few, 400) and "Expected" not in shown(few, 400)
     assert "at chance for 10 classes" in shown("inconclusive", 200)
+
+
+def test_the_headline_tells_the_trial_of_the_layer_that_it_names() -> None:
+    """Trials are ordered by all that they did: the first need not have the most recovery."""
+    report = localize_report()
+    first, second = sorted(report["localize"]["layers"], key=lambda layer: layer["rank"] or 99)[:2]
+    first["trial"] |= {"recovery": 0.9855, "agreement": 0.9999}
+    second["trial"] |= {"recovery": 0.9873, "agreement": 0.9987}
+    line = shown(report, 200).splitlines()[1]
+    assert "First to edit: layer1.1.conv2" in line and "Its trial edit: recovery 98.55%, agreement 99.99%." in line
+    assert second["name"] not in line and "98.73%" not in line
+    first["trial"] = None
+    assert "trial edit" not in shown(report, 200).splitlines()[1]
 
 
 def test_pairs_without_a_fault_are_not_taken_for_an_attack_on_each_class() -> None:
