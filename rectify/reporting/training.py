@@ -15,29 +15,45 @@ if TYPE_CHECKING:
 
     from rectify.reporting.tables import Table
 
-FIGURES = (  # key, words, whether it is a fraction
-    ("natural_accuracy", "natural accuracy", True),
-    ("adversarial_accuracy", "adversarial accuracy", True),
-    ("topk_intersection", "top-k intersection", True),
-    ("kendall", "Kendall's tau", False),
+FIGURES = (  # key, words, whether it is a fraction, on what it is measured
+    ("natural_accuracy", "natural accuracy", True, None),
+    ("adversarial_accuracy", "adversarial accuracy", True, "label"),
+    ("topk_intersection", "top-k intersection", True, "map"),
+    ("kendall", "Kendall's tau", False, "map"),
 )
 NOTE = (
     "Adversarial accuracy: PGD on the label. Top-k intersection and Kendall: maps before and after an attack that "
-    "keeps the label."
+    "keeps the label, of images that are classified right. Spread: standard deviation over the images."
 )
 
 
 def train_headline(report: Report) -> str:
-    """The objective and its figures in a sentence."""
+    """The objective and its figures in a sentence, with the number of images where it changes."""
     train = report.get("train")
     if not train:
         return ""
-    parts = []
-    for key, words, fraction in FIGURES:
-        value = measured(train.get(key))
-        if value is not None:
-            parts.append(f"{words} {percent(value) if fraction else number(value, 3)}")
+    parts, last = [], 0
+    for key, words, fraction, where in FIGURES:
+        value, images = measured(train.get(key)), _images(report, where)
+        if value is None:
+            continue
+        many = f" ({plural(images, 'image')})" if images and images != last else ""
+        last = images or last
+        parts.append(f"{words} {percent(value) if fraction else number(value, 3)}{many}")
     return f"{train['objective']}, {plural(train['epochs'], 'epoch')}: {', '.join(parts)}"
+
+
+def _images(report: Report, where: str | None) -> int | None:
+    """How many images a figure was measured on: all that judge, or those that were attacked; None if that is unknown.
+
+    An attack takes minutes, so that it sees a sample, often a small one.
+    """
+    train = report["train"]
+    if where is None:
+        found: int | None = (train["val"] or report.get("data") or {}).get("count")
+    else:
+        found = ((train.get("attacks") or {}).get(where) or {}).get("images")
+    return found
 
 
 def train_facts(train: Mapping[str, Any] | None) -> list[tuple[str, str]]:
@@ -73,15 +89,22 @@ def train_table(report: Report) -> Table | None:
     if not train:
         return None
     rows = []
-    for key, words, fraction in FIGURES:
-        value = measured(train.get(key))
+    for key, words, fraction, where in FIGURES:
+        value, images = measured(train.get(key)), _images(report, where)
         if value is None:
             continue
         spread = measured((train.get("spread") or {}).get(key))
         shown = percent(value) if fraction else number(value, 3)
         beside = "" if spread is None else percent(spread) if fraction else number(spread, 3)
-        rows.append((Cell(words), Cell(shown, bar=value if fraction else None), Cell(beside, mood="quiet")))
-    columns = (Column("", False), Column("measured"), Column("spread"))
+        rows.append(
+            (
+                Cell(words),
+                Cell(shown, bar=value if fraction else None),
+                Cell(beside, mood="quiet"),
+                Cell(count(images), mood="quiet"),
+            )
+        )
+    columns = (Column("", False), Column("measured"), Column("spread"), Column("images"))
     return Table("train", "Figures of the trained model", columns, tuple(rows), NOTE if len(rows) > 1 else "")
 
 

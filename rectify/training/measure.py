@@ -87,17 +87,18 @@ def attack(
     budget = attacks.Budget(trial.eps, "inf", bounds)
     progress.start("attacking the labels", None)
     adversarial = attack_labels(network, x, y, bounds, trial)
+    labels = {**adversarial.settings, "images": len(x)}
     progress.stop()
     right = score.predictions(x) == y
     if not bool(right.any()):
-        return Robustness(adversarial, settings={"label": dict(adversarial.settings)})
+        return Robustness(adversarial, settings={"label": labels})
     found, told = _attack_maps(score, x[right], y[right], budget, trial, progress)
     return Robustness(
         adversarial,
         found["robustness-top-k"],
         found["robustness-kendall"],
         found.get("robustness-tie-share-before"),
-        {"label": dict(adversarial.settings), "map": told},
+        {"label": labels, "map": told},
     )
 
 

@@ -48,7 +48,7 @@ def report(epochs: int = 3, *, val: bool = True, attacked: bool = True) -> dict[
         "kendall": 0.41 if attacked else None,
         "spread": {"topk_intersection": 0.05, "kendall": 0.02},
         "tie_share": 0.3,
-        "attacks": None,
+        "attacks": {"label": {"images": 5}, "map": {"images": 4}} if attacked else None,
         "out": {"path": "m.safetensors", "sha256": SHA, "bytes": 3_300_000},
     }
     return conclude(empty_report("train") | {"train": train}, decide([]))
@@ -57,10 +57,19 @@ def report(epochs: int = 3, *, val: bool = True, attacked: bool = True) -> dict[
 def test_the_headline_names_the_figures() -> None:
     line = train_headline(report())
     assert line == (
-        "ig-sum-norm, 3 epochs: natural accuracy 97.00%, adversarial accuracy 80.00%, top-k intersection 75.00%, "
-        "Kendall's tau 0.410"
+        "ig-sum-norm, 3 epochs: natural accuracy 97.00% (100 images), adversarial accuracy 80.00% (5 images), "
+        "top-k intersection 75.00% (4 images), Kendall's tau 0.410"
     )
-    assert train_headline(report(attacked=False)).endswith("natural accuracy 97.00%")
+    assert train_headline(report(attacked=False)).endswith("natural accuracy 97.00% (100 images)")
+    unknown = report(val=False)
+    unknown["train"]["attacks"] = {"label": {}}  # of an earlier version
+    assert "(" not in train_headline(unknown)
+
+
+def test_each_figure_says_of_how_many_images_it_is() -> None:
+    table = next(table for table in tables(report()) if table.key == "train")
+    assert [row[-1].text for row in table.rows] == ["100", "5", "4", "4"]
+    assert "Spread: standard deviation over the images." in table.note
 
 
 @pytest.mark.parametrize("format", FORMATS)

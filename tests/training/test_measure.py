@@ -28,6 +28,7 @@ def test_figures_are_of_correctly_classified_images() -> None:
     assert 0 <= found.top.value <= 1 and found.kendall.value < 1
     assert found.settings["map"]["images"] == len(x) - 1 and found.settings["map"]["eps"] == 0.1
     assert found.settings["label"]["attack"] == "pgd" and found.settings["map"]["objective"] == "top-k"
+    assert found.settings["label"]["images"] == len(x)  # an attack on so few says so
 
 
 def test_the_attack_does_harm() -> None:
