@@ -141,18 +141,20 @@ class Terminal:
             BarColumn,
             MofNCompleteColumn,
             Progress,
+            ProgressColumn,
             TextColumn,
             TimeElapsedColumn,
             TimeRemainingColumn,
         )
 
-        columns = [TextColumn("{task.description}", markup=False), BarColumn(bar_width=24)]
+        columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False), BarColumn(bar_width=24)]
+        if total is None:  # neither how much of it is done nor what is left can be said
+            columns += [TimeElapsedColumn()]
+        else:
+            columns += [MofNCompleteColumn(), TimeElapsedColumn()]
+            columns += [TextColumn("·"), TimeRemainingColumn(), TextColumn("left")]
         self._bar = Progress(
             *columns,
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
             console=Console(stderr=True, highlight=False),
             transient=True,
             redirect_stdout=False,

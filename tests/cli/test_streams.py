@@ -140,6 +140,21 @@ def test_progress_on_a_terminal_is_transient(monkeypatch, capsys) -> None:
     assert [line.strip() for line in left_on_screen(streams.err) if line.strip()] == ["kept layer4[1]"]
 
 
+def test_what_is_left_stands_behind_what_has_passed(monkeypatch, capsys) -> None:
+    """Of a step without a known end there is no count, and nothing is said to be left."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    drawn = []
+    for total in (3, None):
+        with Terminal() as terminal:
+            terminal.start("trying", total)
+            terminal.advance()
+        drawn.append(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err))
+    assert re.search(r"1/3 0:00:00 · (0:00:\d\d|-:--:--) left", drawn[0])
+    assert re.search(r"trying .*0:00:00", drawn[1]) and "left" not in drawn[1] and "?" not in drawn[1]
+
+
 def left_on_screen(written: str) -> list[str]:
     """The lines of a terminal after all this: of its escapes only those that move the cursor up and erase a line."""
     lines, row, column = [""], 0, 0
