@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from rectify.reporting.content import gates, main_figure, ranked
 from rectify.reporting.verdict import Report, gate_figure, gate_label, gate_sign, measured
-from rectify.reporting.words import aligned, layer_kind, number, percent, plural, points, printable, signed
+from rectify.reporting.words import MISSING, aligned, layer_kind, number, percent, plural, points, printable, signed
 
 Mood = Literal["", "good", "bad", "quiet", "strong"]
 BASE_RATE_NOTE = "Base rate: clean images of other classes that get the target anyway; attack success can fall to it."
@@ -87,14 +87,16 @@ def split(found: list[Table]) -> tuple[list[Table], list[Table]]:
 
 
 def gate_table(report: Report) -> Table:
-    """One row a gate: held or not, what it measures, limit, value."""
+    """One row a gate: held or not, what it measures, limit, value; where nothing was judged, none has failed."""
     rows = []
+    judged = report["verdict"] != "inconclusive"
     for gate in gates(report):
-        mood: Mood = "good" if gate.passed else "bad"
-        value = "not measured" if gate.value is None else gate_figure(gate.name, gate.value)
+        mood: Mood = "quiet" if not judged else "good" if gate.passed else "bad"
+        outcome = f"{MISSING} not judged" if not judged else "✓ held" if gate.passed else "✗ failed"
+        value = "not measured" if judged and gate.value is None else gate_figure(gate.name, gate.value)
         rows.append(
             (
-                Cell("✓ held" if gate.passed else "✗ failed", mood=mood),
+                Cell(outcome, mood=mood),
                 Cell(gate.name, code=True),
                 Cell(gate_label(gate.name)),
                 Cell(f"{gate_sign(gate.name)} {gate_figure(gate.name, gate.limit)}"),

@@ -9,8 +9,10 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from rectify.reporting.build import conclude
 from rectify.reporting.content import facts
 from rectify.reporting.render import print_text, render
+from rectify.reporting.verdict import decide, judge
 from tests.reporting.samples import (
     ODD,
     REPORTS,
@@ -18,6 +20,7 @@ from tests.reporting.samples import (
     AsciiOutput,
     edit_report,
     evaluate_report,
+    inconclusive_report,
     localize_report,
     many_layers,
     odd_report,
@@ -88,6 +91,14 @@ def test_gates_show_limit_and_value() -> None:
     assert re.search(r"✗ failed +max_asr +attack success +≤ 5\.00% +38\.33%", text)
     assert re.search(r"✓ held +min_accuracy +accuracy +≥ 95\.00% +99\.21%", text)
     assert re.search(r"✗ failed +max_leakage +leakage +≤ 2\.5 +not measured", text)
+
+
+def test_gates_of_an_inconclusive_run_have_not_failed() -> None:
+    report = inconclusive_report()
+    conclude(report, decide(judge({"max_asr": 0.05, "min_accuracy": 0.05}, report), inconclusive="no fault"))
+    text = shown(report, force_terminal=True, color_system="standard")
+    assert text.count("– not judged") == 2 and "failed" not in text and "held" not in text and "\x1b[31m" not in text
+    assert "- not judged" in shown(report, file=AsciiOutput())
 
 
 def test_layers_are_ranked_and_their_bars_fall() -> None:
