@@ -19,7 +19,8 @@ from rectify.reporting.words import bar, printable, to_ascii
 STYLES = {"": "", "good": "green", "bad": "red", "quiet": "dim", "strong": "bold"}
 VERDICTS = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
 BAR = 7
-WRAP = 24  # a flexible column is wrapped to no less than this while another can be left out
+WRAP = 24  # a flexible column is wrapped to no less than this while another can be left out,
+WORD = 40  # nor to less than its longest word, unless that is longer than this
 GAP = 2
 BLANK = "    \n"
 ASCII_HEAD = box.Box(2 * BLANK + " -- \n" + 5 * BLANK, ascii=True)  # as box.SIMPLE_HEAD
@@ -40,7 +41,10 @@ class _Column:
     def width(self) -> int:
         lines = [cell_len(line) for line in self.title.plain.splitlines() or [""]]
         widest = max(cell_len(text.plain) for text in self.cells)
-        return max(min(widest, WRAP) if self.flexible else widest, *lines)
+        if self.flexible:
+            word = max((cell_len(word) for text in self.cells for word in text.plain.split()), default=0)
+            widest = max(min(widest, WRAP), min(word, WORD))  # a name that is cut cannot be copied
+        return max(widest, *lines)
 
 
 def print_text(report: Report, console: Console, *, every_layer: bool = False) -> None:

@@ -25,6 +25,7 @@ from tests.reporting.samples import (
     many_layers,
     odd_report,
     resnet_layers,
+    scan_report,
 )
 
 
@@ -133,6 +134,15 @@ def test_the_two_editabilities_have_two_names_and_the_judged_one_is_shown() -> N
     text = shown("localize", 80)
     assert re.search(r"min_editability +best editability as published +≥ 1 +12\.33", text)
     assert re.search(r"scale-free .*as pub-\n.* editability .*lished", text)
+
+
+@pytest.mark.parametrize(("folder", "whole"), [("holdout-poisoned", True), ("x" * 60, False)])
+def test_a_column_is_left_out_before_a_file_name_is_cut(folder: str, whole: bool) -> None:
+    report = scan_report(12)
+    for number, row in enumerate(report["scan"]["images"]):
+        row["image"] = f"{'holdout' if number else folder}/{5604 + number}.png"
+    text = shown(report, 80)
+    assert (f"{folder}/5604.png" in text) is whole and "holdout/5605.png" in text
 
 
 def test_triage_says_what_it_is_and_what_a_pair_would_add() -> None:
