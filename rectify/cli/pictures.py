@@ -110,7 +110,7 @@ def _suspects(result: Result, path: Path) -> bool:
         lines = (Path(row["image"]).name, f"suspicion {number(row['suspicion'], 2)}, {told}")
         heat = None if suspect.heat is None else suspect.heat.numpy()
         drawn.append(SuspectPicture(_pixels(suspect.image, preprocess), heat, lines, bool(row["suspicious"])))
-    suspects_picture(drawn, path, title=f"The most suspicious images, by the keys of layer {layer}")
+    suspects_picture(drawn, path, title=f"The most suspicious images, by the keys of {layer}")
     return True
 
 

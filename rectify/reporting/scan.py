@@ -54,7 +54,7 @@ def scan_table(report: Report, limit: int | None = None) -> Table | None:
     for key in ("suspicious", "peak"):  # not known without calibration images, or of a layer without places
         if all(row[key] is None for row in images):
             del columns[key]
-    title = f"Images by suspicion (keys of layer {printable(scan['layer'])}, {scan['pooling']} over positions)"
+    title = f"Images by suspicion (keys of {printable(scan['layer'])}, {scan['pooling']} over positions)"
     rows = tuple(zip(*(cells for _, cells in columns.values()), strict=True))
     heads = tuple(column for column, _ in columns.values())
     return Table("scan", title, heads, rows, _note(scan, len(images) - len(shown)))

@@ -13,10 +13,9 @@ from rectify.reporting.words import MISSING, aligned, layer_kind, number, percen
 
 Mood = Literal["", "good", "bad", "quiet", "strong"]
 BASE_RATE_NOTE = "Base rate: clean images of other classes that get the target anyway; attack success can fall to it."
-TRIAGE_NOTE = (
-    "Only a data-free triage: it looks for channels of unusual gain and knows nothing of your fault. "
-    "A pair of images, one clean and one corrupted, would add which layer carries this fault, "
-    "how well it can be edited, and a repair."
+OUTLIER_NOTE = (
+    "Outlier score: by how many standard deviations the channel of the greatest gain stands out from the layer's "
+    "others (gain: spectral norm of its kernel, times the factor of the batch norm behind it)."
 )
 NAMED = 4  # names in a sentence
 SLACK = 4  # a table is not cut to save fewer rows than this
@@ -187,8 +186,9 @@ def step_table(report: Report) -> Table | None:
         Column("gap"),
     )
     rows = tuple(_step_row(step) for step in edit["steps"] if step["kept"])
-    policy = f", {edit['policy']}" if edit.get("policy") else ""
-    return Table("edit", printable(f"Edit ({edit['mode']}{policy})"), columns, rows, _changed_note(edit))
+    mode, policy = edit["mode"], edit.get("policy") or ""
+    how = policy if policy.startswith(mode) else ", ".join(filter(None, (mode, policy)))  # "static edit of fc" says both
+    return Table("edit", printable(f"Edit ({how})"), columns, rows, _changed_note(edit))
 
 
 def attempts_table(report: Report) -> Table | None:
@@ -303,7 +303,7 @@ def _layer_note(localize: Mapping[str, Any], layers: Sequence[Mapping[str, Any]]
         more = f" and {len(outside) - NAMED:,} more" if len(outside) > NAMED else ""
         notes.append(f"Not offered for an edit: {', '.join(outside[:NAMED])}{more}.")
     if localize["method"] == "data-free-triage":
-        notes.append(TRIAGE_NOTE)
+        notes.append(OUTLIER_NOTE)  # that it is only a triage is a note of the run
     return " ".join(notes)
 
 

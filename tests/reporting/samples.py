@@ -241,6 +241,7 @@ def triage_report() -> dict[str, Any]:
         "layers": rank_layers(part["layers"], "lipschitz_outlier"),
     }
     report["localize"] = part
+    report["run"]["notes"].append("no pair: this is only a data-free triage. A pair gives attribution and trial edits")
     return conclude(report, decide([]))
 
 

@@ -19,6 +19,7 @@ from tests.reporting.samples import digit, localize_report, photo, scan_report, 
 def test_the_table_has_the_most_suspicious_images_first() -> None:
     table = scan_table(scan_report())
     assert table is not None and len(table.rows) == 40
+    assert table.title.startswith("Images by suspicion (keys of layer1.1.conv2, ")
     assert [row[0].text for row in table.rows[:2]] == ["1", "2"] and table.rows[0][1].text == "0/00000.png"
     assert table.rows[0][3].text == "suspicious" and table.rows[0][4].text == "3 (target)"
     assert table.rows[15][3].text == "" and table.rows[15][4].text == "5"

@@ -148,8 +148,9 @@ def test_a_column_is_left_out_before_a_file_name_is_cut(folder: str, whole: bool
 def test_triage_says_what_it_is_and_what_a_pair_would_add() -> None:
     text = " ".join(shown("triage").split())
     assert "Most unusual: layer4.0.shortcut.0" in text
-    assert "Only a data-free triage" in text and "A pair of images, one clean and one corrupted, would add" in text
-    assert "editability" not in text.replace("how well it can be edited", "")
+    assert text.count("only a data-free triage") == 1 and "A pair gives" in text
+    assert "Outlier score: by how many standard deviations the channel of the greatest gain stands out" in text
+    assert "editability" not in text
 
 
 def test_headlines() -> None:
@@ -179,6 +180,20 @@ def test_the_headline_tells_the_trial_of_the_layer_that_it_names() -> None:
     assert second["name"] not in line and "98.73%" not in line
     first["trial"] = None
     assert "trial edit" not in shown(report, 200).splitlines()[1]
+
+
+@pytest.mark.parametrize(
+    ("mode", "policy", "title"),
+    [
+        ("static", "static edit of fc", "Edit (static edit of fc)"),
+        ("dynamic", "cascade of 3", "Edit (dynamic, cascade of 3)"),
+        ("static", "", "Edit (static)"),
+    ],
+)
+def test_the_title_of_an_edit_says_nothing_twice(mode: str, policy: str, title: str) -> None:
+    report = edit_report()
+    report["edit"] |= {"mode": mode, "policy": policy}
+    assert title in shown(report).splitlines()
 
 
 def test_pairs_without_a_fault_are_not_taken_for_an_attack_on_each_class() -> None:
