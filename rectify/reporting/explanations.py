@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from rectify.reporting.content import MODELS, image_names, worst_gap
+from rectify.reporting.legend import FAITHFULNESS
 from rectify.reporting.tables import SLACK, Cell, Column, Mood, Table
 from rectify.reporting.verdict import Report, measured
 from rectify.reporting.words import MISSING, aligned, number, percent, plural, printable, share_of_change
@@ -102,7 +103,10 @@ def _figure_columns(shown: Sequence[Entry]) -> Columns:
         "completeness_gap": (Column("completeness gap", spare=2, narrow="compl.\ngap"), None),
         "relative_gap": (Column("of the change", narrow="of the\nchange"), [_gap_cell(gap) for gap in gaps]),
         "monotonicity": (Column("monotonicity", spare=1, narrow="monoto-\nnicity"), None),
-        "faithfulness": (Column("faithfulness (MuFidelity) ↑", narrow="faith-\nfulness"), None),
+        "faithfulness": (
+            Column("faithfulness (MuFidelity) ↑", narrow="faith-\nfulness", about=FAITHFULNESS),
+            None,
+        ),
     }
     for key, (column, cells) in found.items():
         values = [measured(entry[key]) for entry in shown]

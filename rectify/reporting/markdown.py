@@ -61,4 +61,4 @@ def _table(table: Table) -> list[str]:
     lines.append("| " + " | ".join(escape(column.title) for column in table.columns) + " |")
     lines.append("|" + "|".join(" ---: " if column.right else " --- " for column in table.columns) + "|")
     lines += ["| " + " | ".join(_cell(cell) for cell in row) + " |" for row in table.rows]
-    return [*lines, "", escape(table.note)] if table.note else lines
+    return [*lines, "", *(escape(line) for line in table.notes)] if table.notes else lines

@@ -8,16 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from rectify.reporting.content import gates, main_figure, ranked
+from rectify.reporting.legend import GAP, judges, layer_term, not_offered, order_note, said_once, trial_terms
 from rectify.reporting.verdict import Report, gate_figure, gate_label, gate_sign, measured
 from rectify.reporting.words import MISSING, aligned, layer_kind, number, percent, plural, points, printable, signed
 
 Mood = Literal["", "good", "bad", "quiet", "strong"]
 BASE_RATE_NOTE = "Base rate: clean images of other classes that get the target anyway; attack success can fall to it."
-OUTLIER_NOTE = (
-    "Outlier score: by how many standard deviations the channel of the greatest gain stands out from the layer's "
-    "others (gain: spectral norm of its kernel, times the factor of the batch norm behind it)."
-)
-NAMED = 4  # names in a sentence
 SLACK = 4  # a table is not cut to save fewer rows than this
 
 
@@ -36,6 +32,7 @@ class Column:
     """A column's heading and, for eighty columns of text, a shorter one of several lines.
 
     ``spare`` columns are left out, highest first, where the width does not suffice; ``flexible`` ones are wrapped.
+    ``about`` is a sentence on what the figures mean, for where the column is shown.
     """
 
     title: str
@@ -43,17 +40,24 @@ class Column:
     spare: int = 0
     narrow: str = ""
     flexible: bool = False
+    about: str = ""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A titled table; ``note`` is a sentence under it."""
+    """A titled table; ``note`` is a sentence under it, ``legend`` sentences on what its rows mean."""
 
     key: str
     title: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
+    legend: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> list[str]:
+        """All that is said under it where no column is left out."""
+        return [line for line in (self.note, *(column.about for column in self.columns), *self.legend) if line]
 
 
 def tables(report: Report, *, limit: int | None = None) -> list[Table]:
@@ -76,7 +80,7 @@ def tables(report: Report, *, limit: int | None = None) -> list[Table]:
     scanned = [scan_table(report, limit)]
     order = [*scanned, *layers, *results] if report["command"] == "localize" else [*results, *layers]
     order = [*explained, *order] if report["command"] == "explain" else [*order, *explained]
-    return [table for table in (gate_table(report), *order) if table is not None and table.rows]
+    return said_once([table for table in (gate_table(report), *order) if table is not None and table.rows])
 
 
 def split(found: list[Table]) -> tuple[list[Table], list[Table]]:
@@ -158,7 +162,8 @@ def _figure_table(key: str, title: str, sides: Sequence[tuple[str, Mapping[str, 
             cells.append(_change(name, values[0], values[1], better))
         rows.append(tuple(cells))
     titles = [*(name for name, _ in sides), "change"] if len(sides) == 2 else ["measured"]
-    return Table(key, title, (Column("", False), *(Column(name) for name in titles)), tuple(rows), note)
+    legend = (GAP,) if any(measured(part.get("gap")) is not None for _, part in sides) else ()
+    return Table(key, title, (Column("", False), *(Column(name) for name in titles)), tuple(rows), note, legend)
 
 
 def _change(name: str, before: float | None, after: float | None, better: int) -> Cell:
@@ -183,11 +188,13 @@ def step_table(report: Report) -> Table | None:
         Column("rank"),
         Column("‖Δ‖", spare=2),
         Column("of ‖W‖"),
-        Column("gap"),
+        Column("gap", about=GAP),
     )
     rows = tuple(_step_row(step) for step in edit["steps"] if step["kept"])
     mode, policy = edit["mode"], edit.get("policy") or ""
-    how = policy if policy.startswith(mode) else ", ".join(filter(None, (mode, policy)))  # "static edit of fc" says both
+    how = (
+        policy if policy.startswith(mode) else ", ".join(filter(None, (mode, policy)))
+    )  # "static edit of fc" says both
     return Table("edit", printable(f"Edit ({how})"), columns, rows, _changed_note(edit))
 
 
@@ -206,12 +213,7 @@ def attempts_table(report: Report) -> Table | None:
     for reason, layers in attempts.items():
         name, _, outcome = reason.partition(": ")
         rows.append((Cell(printable(name)), Cell(str(layers)), Cell(printable(outcome), mood="quiet")))
-    return Table("attempts", f"Tried and rolled back, judged on {_judges(report)}", columns, tuple(rows), "")
-
-
-def _judges(report: Report) -> str:
-    """What edits are judged on without labels."""
-    return "calibration images" if report.get("calibration") else "variations of the clean image"
+    return Table("attempts", f"Tried and rolled back, judged on {judges(report)}", columns, tuple(rows), "")
 
 
 def _step_row(step: Mapping[str, Any]) -> tuple[Cell, ...]:
@@ -272,10 +274,18 @@ def layer_table(report: Report, limit: int | None = None) -> Table | None:
                 *(Cell(text, mood=mood) for text in rest),
             )
         )
-    head = (Column("#"), Column("layer", False, flexible=True), Column("kind", False, 1), _main_column(words))
     note = _layer_note(localize, layers, len(layers) - len(shown))
-    figures = [replace(column, spare=0) if _is_gated(report, name) else column for name, column in others]
-    return Table("layers", _layer_title(localize), (*head, *figures), tuple(rows), note)
+    columns = (
+        Column("#"),
+        Column("layer", False, flexible=True),
+        Column("kind", False, 1),
+        replace(_main_column(words), about=layer_term(report, key)),
+        *(
+            replace(column, about=layer_term(report, name), spare=0 if _is_gated(report, name) else column.spare)
+            for name, column in others
+        ),
+    )
+    return Table("layers", _layer_title(localize), columns, tuple(rows), note)
 
 
 def _main_column(words: str) -> Column:
@@ -299,12 +309,7 @@ def _layer_note(localize: Mapping[str, Any], layers: Sequence[Mapping[str, Any]]
     notes = []
     if hidden:
         notes.append(f"… and {plural(hidden, 'more layer')}: --report FILE.html or --format json has them all.")
-    if outside := [str(layer["name"]) for layer in layers if not layer["candidate"]]:
-        more = f" and {len(outside) - NAMED:,} more" if len(outside) > NAMED else ""
-        notes.append(f"Not offered for an edit: {', '.join(outside[:NAMED])}{more}.")
-    if localize["method"] == "data-free-triage":
-        notes.append(OUTLIER_NOTE)  # that it is only a triage is a note of the run
-    return " ".join(notes)
+    return " ".join(filter(None, (*notes, order_note(localize), *not_offered(localize, layers))))
 
 
 def trial_table(report: Report, limit: int | None = None) -> Table | None:
@@ -325,7 +330,5 @@ def trial_table(report: Report, limit: int | None = None) -> Table | None:
     )
     titles = ("gap after", "attack success", "recovery", "agreement")
     columns = (Column("#"), Column("layer", False, flexible=True), *(Column(title) for title in titles))
-    note = f"Agreement: share of {_judges(report)} that keep their prediction."
-    if len(shown) < len(tried):
-        note = f"… and {plural(len(tried) - len(shown), 'more trial')}. {note}"
-    return Table("trials", "Trial edits of single layers", columns, rows, note)
+    note = f"… and {plural(len(tried) - len(shown), 'more trial')}." if len(shown) < len(tried) else ""
+    return Table("trials", "Trial edits of single layers", columns, rows, note, (GAP, *trial_terms(report)))

@@ -37,6 +37,7 @@ class _Column:
     justify: Literal["left", "right"]
     spare: int = 0
     flexible: bool = False
+    about: str = ""
 
     def width(self) -> int:
         lines = [cell_len(line) for line in self.title.plain.splitlines() or [""]]
@@ -67,9 +68,10 @@ def print_text(report: Report, console: Console, *, every_layer: bool = False) -
     for table in tables(report, limit=limit):
         console.print()
         console.print(_text(table.title, plain, "bold"))
-        console.print(_table(table, console.width, plain))
-        if table.note:
-            console.print(_text(table.note, plain, "dim"))
+        columns = _fitting(_columns(table, plain), console.width)
+        console.print(_table(columns, plain))
+        for line in filter(None, (table.note, *(column.about for column in columns), *table.legend)):
+            console.print(_text(line, plain, "dim"))
     _remarks(report, console, plain)
 
 
@@ -104,7 +106,8 @@ def _columns(table: Table, plain: bool) -> list[_Column]:
         cells = [row[index] for row in table.rows]
         texts = [_text(printable(cell.text), plain, STYLES[cell.mood]) for cell in cells]
         title = _text(column.narrow or column.title, plain)
-        drawn.append(_Column(title, texts, "right" if column.right else "left", column.spare, column.flexible))
+        justify: Literal["left", "right"] = "right" if column.right else "left"
+        drawn.append(_Column(title, texts, justify, column.spare, column.flexible, column.about))
         if any(cell.bar is not None for cell in cells):
             bars = [
                 Text(bar(cell.bar, BAR, ascii_only=plain), style="dim" if cell.mood == "quiet" else "cyan")
@@ -114,11 +117,15 @@ def _columns(table: Table, plain: bool) -> list[_Column]:
     return drawn
 
 
-def _table(table: Table, width: int, plain: bool) -> RichTable:
-    columns = _columns(table, plain)
+def _fitting(columns: list[_Column], width: int) -> list[_Column]:
+    """The columns that are shown: the most spare ones are left out until the others fit, or none is to spare."""
     while sum(column.width() + GAP for column in columns) - GAP > width and any(column.spare for column in columns):
         worst = max(column.spare for column in columns)
         columns = [column for column in columns if column.spare != worst]
+    return columns
+
+
+def _table(columns: list[_Column], plain: bool) -> RichTable:
     # one blank of padding and the blank that stands for the divider are the gap of two
     drawn = RichTable(
         box=ASCII_HEAD if plain else box.SIMPLE_HEAD,

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from rectify.reporting.build import conclude
 from rectify.reporting.content import facts
+from rectify.reporting.html import to_html
 from rectify.reporting.render import print_text, render
 from rectify.reporting.verdict import decide, judge
 from tests.reporting.samples import (
@@ -127,6 +128,40 @@ def test_wide_consoles_get_more_columns() -> None:
     report = localize_report()
     report["gates"] = []
     assert "leverage" in shown(report, 120) and "as pub-" in shown(report, 120) and "as pub-" not in shown(report, 80)
+
+
+def test_terms_are_explained_once_and_only_where_their_column_is_shown() -> None:
+    narrow, wide = (shown("edit", width) for width in (80, 120))
+    assert narrow.count("Gap: probability of the true class") == 1
+    for term in ("Attribution", "Completeness gap", "Out of span", "Scale-free editability", "Attack success and"):
+        assert narrow.count(f"\n{term}") == 1, term
+    assert "\nLeverage:" not in narrow and "\nAs published:" not in narrow
+    assert "\nLeverage: how far" in wide and "\nAs published:" in wide
+    assert "outside the span of those of calibration images." in wide
+    assert "\nFaithfulness: correlation" in shown("explain") and "\nFaithfulness" not in shown("edit")
+    for page in (render(edit_report(), "markdown"), to_html(edit_report())):
+        assert page.count("Leverage: how far") == 1 and page.count("Gap: probability") == 1
+
+
+def test_what_trials_are_measured_on_is_told() -> None:
+    report = localize_report()
+    assert "Attack success and recovery: of calibration images that the fault was carried over to" in shown(report, 200)
+    report["calibration"] = None
+    assert "of variations of the clean image that the fault was carried over to" in shown(report, 200)
+
+
+def test_the_order_of_the_layers_and_why_some_are_not_offered_are_told() -> None:
+    assert "Order: what a trial edit of each layer loses" in shown("localize", 200)
+    report = localize_report(trial=False)
+    assert "Order:" not in shown(report, 200)
+    wide, unreached = report["localize"]["layers"][:2]
+    wide |= {"candidate": False, "editability_scale_free": None}
+    unreached |= {"candidate": False, "attribution": None}
+    text = shown(report, 400)
+    assert f"Not offered for an edit: {wide['name']} (too many inputs)." in text
+    assert f"Not offered for an edit: {unreached['name']} (the image does not reach it)." in text
+    assert "layer4.0.shortcut.0 (shortcuts beside a longer branch)." in text
+    assert "(beside a longer branch, or of too many inputs)." in shown("triage", 200)
 
 
 def test_the_two_editabilities_have_two_names_and_the_judged_one_is_shown() -> None:
