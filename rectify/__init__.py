@@ -110,7 +110,7 @@ def localize(
     layer: str = "auto",
     **options: Any,
 ) -> dict[str, Any]:
-    """Rank every editable layer by editability; without a pair, a data-free triage.
+    """Rank every editable layer by what a trial edit of it does, then by editability; without a pair, a triage.
 
     The images of ``scan`` are ranked by how strongly the fault fires in them, by the keys of ``layer``.
     ``options`` are the fields of `rectify.jobs.Options`: ``fault``, ``batch_size``, ``seed``, ``gates``, …

@@ -1,4 +1,4 @@
-"""``rectify localize``: every editable layer, ranked by editability."""
+"""``rectify localize``: every editable layer, ranked by what a trial edit of it does, or by editability."""
 
 from __future__ import annotations
 

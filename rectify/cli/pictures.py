@@ -54,7 +54,7 @@ def draw(result: Result, folder: Path, terminal: Terminal) -> Pictures:
     pictures: Pictures = _explanations(result, terminal)
     sketches: list[tuple[str, str, Callable[[Result, Path], bool]]] = [
         ("The most suspicious images, and where the fault fires in them", "suspects", _suspects),
-        ("The layers, by editability", "layers", _layers),
+        (_layers_caption(result), "layers", _layers),
         ("The pairs before and after", "pairs", _repair),
         ("The course of the training", "history", _history),
     ]
@@ -92,6 +92,14 @@ def _layers(result: Result, path: Path) -> bool:
         return False
     layers_plot(result.report, path)
     return True
+
+
+def _layers_caption(result: Result) -> str:
+    """With what the layers are ordered by, which is the order of the picture's rows."""
+    from rectify.reporting.legend import order
+
+    localize = result.report.get("localize")
+    return f"The layers, by {order(localize)}" if localize else "The layers"
 
 
 def _suspects(result: Result, path: Path) -> bool:

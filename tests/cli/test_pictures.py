@@ -5,7 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from rectify.cli.pictures import MOST_EXPLAINED, _explanations
+import pytest
+
+from rectify.cli.pictures import MOST_EXPLAINED, _explanations, _layers_caption
+from tests.reporting.samples import localize_report, triage_report
 
 
 class Ear:
@@ -24,6 +27,19 @@ def gallery(rows: list[dict[str, Any]]) -> tuple[dict[str, Any], list[str]]:
     ear = Ear()
     found = _explanations(SimpleNamespace(report={"explanations": rows}), ear)  # type: ignore[arg-type]
     return found, ear.heard
+
+
+@pytest.mark.parametrize(
+    ("report", "caption"),
+    [
+        (localize_report(), "The layers, by trial edit"),
+        (localize_report(trial=False), "The layers, by scale-free editability"),
+        (triage_report(), "The layers, by outlier score"),
+        ({"localize": None}, "The layers"),
+    ],
+)
+def test_the_caption_says_what_the_layers_are_ordered_by(report: dict[str, Any], caption: str) -> None:
+    assert _layers_caption(SimpleNamespace(report=report)) == caption  # type: ignore[arg-type]
 
 
 def test_a_pair_is_shown_once_and_equal_names_both() -> None:
