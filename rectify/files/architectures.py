@@ -19,7 +19,7 @@ from rectify.files.checkpoint import Checkpoint, read_checkpoint
 from rectify.files.imports import current_folder_importable
 from rectify.files.preprocess import Preprocess
 from rectify.files.words import listed, plain, reason
-from rectify.model.mend import keep_input, mend_batch_norm, undo_softmax
+from rectify.model.mend import keep_input, mend_batch_norm, tie, undo_softmax
 
 _COUNTER = "num_batches_tracked"
 
@@ -125,9 +125,10 @@ def load_into(network: nn.Module, checkpoint: Checkpoint) -> None:
     Raises
     ------
     ArchitectureError
-        If names or shapes differ, with a short diff.
+        If names or shapes differ, with a short diff, or the network does not take the numbers as they are.
     """
     network.float()
+    tie(network)
     expected = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
     missing = [name for name in _missing(expected, checkpoint.state) if not name.endswith(_COUNTER)]
     unexpected = [name for name in checkpoint.state if name not in expected]
@@ -140,9 +141,32 @@ def load_into(network: nn.Module, checkpoint: Checkpoint) -> None:
         network.load_state_dict(checkpoint.state, strict=False)
     except Exception as error:  # the network's own loading hooks may raise anything
         raise ArchitectureError(f"{plain(checkpoint.path)} does not load: {reason(error)}") from None
+    _check_loaded(network, checkpoint)
     network.eval().requires_grad_(False)
     mend_batch_norm(network)
     keep_input(network)
+
+
+def _check_loaded(network: nn.Module, checkpoint: Checkpoint) -> None:
+    """Refuse a network that holds other numbers than the file: what is judged would not be what the file holds."""
+    held = network.state_dict()
+    others = [name for name, given in checkpoint.state.items() if name in held and not _holds(held[name], given)]
+    if others:
+        raise ArchitectureError(
+            f"{plain(checkpoint.path)} holds other numbers than {plain(type(network).__name__)} does once it is "
+            f"loaded ({listed(others)}): tensors there share memory and differ in the file, or its own loading changes "
+            "them; check --arch, and what wrote the file"
+        )
+
+
+def _holds(own: Tensor, given: Tensor) -> bool:
+    """Whether these are the same numbers, but for rounding (a hook may scale them on their way in and out)."""
+    given = given.to(own.device, own.dtype)
+    if torch.equal(own, given) or not own.is_floating_point():
+        return torch.equal(own, given)
+    finite = given[given.isfinite()]
+    scale = float(finite.abs().max()) if len(finite) else 0.0
+    return torch.allclose(own, given, rtol=0, atol=1e-5 * scale, equal_nan=True)
 
 
 def _missing(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:

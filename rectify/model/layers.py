@@ -12,7 +12,6 @@ Stride, dilation, padding and groups enter only in how the keys are cut out of t
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
@@ -165,10 +164,33 @@ def find_layers(network: nn.Module) -> list[Layer]:
 
 
 def _uses(network: nn.Module) -> dict[str, int]:
-    """How many names the parameter of each name has."""
-    names = [(name, id(parameter)) for name, parameter in network.named_parameters(remove_duplicate=False)]
-    counts = Counter(key for _, key in names)
-    return {name: counts[key] for name, key in names}
+    """How many parameters and buffers share memory with the parameter of each name, itself counted.
+
+    Two parameters may be views of one storage without being one object.
+    """
+    parameters = dict(network.named_parameters(remove_duplicate=False))
+    named = [*parameters.items(), *network.named_buffers(remove_duplicate=False)]
+    spans = sorted((*memory_of(value), name) for name, value in named)
+    groups: list[list[str]] = []
+    reached = -1
+    for start, end, name in spans:
+        if start >= reached:
+            groups.append([])
+        groups[-1].append(name)
+        reached = max(reached, end)
+    return {name: len(group) for group in groups for name in group if name in parameters}
+
+
+def memory_of(tensor: Tensor) -> tuple[int, int]:
+    """The first address of a tensor's numbers, and the one behind its last; its own where it has no memory."""
+    try:
+        start = tensor.data_ptr() if tensor.numel() else 0
+    except (RuntimeError, ValueError):  # a tensor without storage
+        start = 0
+    if not start:
+        return id(tensor), id(tensor) + 1
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return start, start + (last + 1) * tensor.element_size()
 
 
 def left_out(network: nn.Module, found: Collection[str]) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""Networks made fit to be repaired, by hooks that leave every weight as it is: their input, gradients, and a softmax.
+"""Networks made fit to be repaired, with every weight as it is: their input, gradients, shared weights, and a softmax.
 
 A way round a fault of torch: wrong gradients of batch norm in eval mode on the CPU. Seen in torch 2.14: where the
 gradient that comes back to a batch norm has the strides of transposed channels-last memory (batch norm, flatten,
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
 
 
 def mend_batch_norm(network: nn.Module) -> None:
@@ -45,6 +46,18 @@ def keep_input(network: nn.Module) -> None:
 
 def _copied(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(value.clone() if isinstance(value, Tensor) else value for value in args)
+
+
+def tie(network: nn.Module) -> None:
+    """Make one parameter of those that are the same numbers in memory: copies and other devices would part them."""
+    first: dict[tuple[Any, ...], nn.Parameter] = {}
+    for module in network.modules():
+        for name, parameter in list(module._parameters.items()):
+            if parameter is None or is_lazy(parameter) or not parameter.numel() or not parameter.data_ptr():
+                continue
+            memory = (parameter.device, parameter.data_ptr(), parameter.shape, parameter.stride(), parameter.dtype)
+            if first.setdefault(memory, parameter) is not parameter:
+                setattr(module, name, first[memory])
 
 
 def undo_softmax(network: nn.Module) -> None:

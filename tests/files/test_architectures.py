@@ -501,3 +501,31 @@ def test_a_module_without_its_callable_is_told_how_to_name_one(code: str) -> Non
     with pytest.raises(ArchitectureError, match=f"it is a module; pass --arch {code}:CALLABLE") as caught:
         build(code, num_classes=10, arch_args={})
     one_line(caught.value)
+
+
+def one_storage() -> nn.Module:
+    network = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
+    network["b"].weight = nn.Parameter(network["a"].weight.data)  # type: ignore[union-attr]
+    return network
+
+
+@pytest.mark.parametrize("parted", [False, True], ids=["as it is built", "in a copy"])
+def test_a_file_that_the_network_cannot_hold_is_refused(parted: bool, tmp_path: Path) -> None:
+    """An edit of one of two weights over one storage: whoever loads it has two edited ones, or none."""
+    network = one_storage()
+    load_into(network, checkpoint_of(network.state_dict(), tmp_path))
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    state["a.weight"] += 0.01
+    with pytest.raises(ArchitectureError, match=r"holds other numbers than ModuleDict .*\((a|b)\.weight\)") as caught:
+        load_into(copy.deepcopy(network) if parted else one_storage(), checkpoint_of(state, tmp_path))
+    one_line(caught.value)
+
+
+def test_loading_may_round(net: nn.Module, tmp_path: Path) -> None:
+    class Scaled(Net):
+        def load_state_dict(self, state: Any, **how: Any) -> Any:
+            return super().load_state_dict(
+                {n: v / 3 * 3 if v.is_floating_point() else v for n, v in state.items()}, **how
+            )
+
+    load_into(Scaled(), checkpoint_of(net.state_dict(), tmp_path))

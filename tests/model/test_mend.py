@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rectify.model.mend import keep_input, mend_batch_norm
+from rectify.model.mend import keep_input, mend_batch_norm, tie
 
 
 class Tokens(nn.Module):
@@ -69,3 +69,15 @@ def test_a_network_that_changes_its_input_in_place_gets_a_copy() -> None:
     leaf = x.clone().requires_grad_(True)
     (gradient,) = torch.autograd.grad(network(leaf).sum(), leaf)
     assert gradient.shape == x.shape and bool(gradient.any())
+
+
+def test_parameters_over_one_storage_become_one_and_stay_one_in_a_copy() -> None:
+    network = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3, bias=False))
+    network[1].weight = nn.Parameter(network[0].weight.data)
+    network[2].weight = nn.Parameter(network[0].weight.data.T)  # the same memory, other numbers
+    x = torch.randn(2, 3)
+    before = network(x)
+    tie(network)
+    assert torch.equal(network(x), before)
+    other = copy.deepcopy(network)
+    assert other[1].weight is other[0].weight and other[2].weight is not other[0].weight
