@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
+from rectify.errors import CheckpointError
 from rectify.model.passes import images_a_pass
 
 
@@ -43,10 +44,34 @@ class Figures:
 
 @torch.no_grad()
 def softmax(network: nn.Module, x: Tensor, batch: int, device: torch.device) -> Tensor:
-    """Softmax on (N, C, H, W), (N, classes) float32 on the CPU."""
+    """Softmax on (N, C, H, W), (N, classes) float32 on the CPU.
+
+    Raises
+    ------
+    CheckpointError
+        If the network gives what is no number: it would be judged by the class that comes first.
+    """
     batch = images_a_pass(x, batch, device)
-    parts = [network(x[i : i + batch].to(device)).float().softmax(1).cpu() for i in range(0, len(x), batch)]
+    parts = [probabilities(network(x[i : i + batch].to(device))).cpu() for i in range(0, len(x), batch)]
     return torch.cat(parts)
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """Softmax of logits (N, classes), in float32. Logits of -inf are classes that a network rules out.
+
+    Raises
+    ------
+    CheckpointError
+        If there is none.
+    """
+    shares = logits.float().softmax(1)
+    odd = int(shares.isnan().any(1).sum())
+    if odd:
+        raise CheckpointError(
+            f"the network gives values that are not finite on {odd} of {len(shares)} image(s): the checkpoint is "
+            "damaged or its training has diverged; use an earlier one"
+        )
+    return shares
 
 
 @torch.no_grad()
@@ -57,13 +82,15 @@ def accuracy(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor | None]]
     ------
     ValueError
         If there is no image, or a batch has no labels.
+    CheckpointError
+        As in `softmax`.
     """
     right = total = 0
     for images, labels in batches:
         if labels is None:
             raise ValueError("accuracy needs labels")
         batch = images_a_pass(images, len(images), device)
-        called = [network(part.to(device)).argmax(1).cpu() for part in images.split(batch)]
+        called = [probabilities(network(part.to(device))).argmax(1).cpu() for part in images.split(batch)]
         right += int((torch.cat(called) == labels).sum())
         total += len(labels)
     if not total:

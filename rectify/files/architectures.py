@@ -14,6 +14,7 @@ import torch.utils.deterministic
 from torch import Tensor, nn
 
 from rectify.errors import ArchitectureError, PreprocessError, UsageError
+from rectify.evaluation.accuracy import probabilities
 from rectify.files.builders import construct, guess_classes, timm_preprocess
 from rectify.files.checkpoint import Checkpoint, read_checkpoint
 from rectify.files.imports import current_folder_importable
@@ -376,8 +377,11 @@ def try_out(
     ------
     ArchitectureError, PreprocessError
         If the network fails, or gives anything but one row of logits or probabilities.
+    CheckpointError
+        If what it gives is no number.
     """
     output = _one_blank_image(network, preprocess, device, num_classes)
+    probabilities(output)
     if not _are_probabilities(output):
         return output.shape[1], ()
     undo_softmax(network)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from rectify.errors import RectifyError, TrainingError
+from rectify.errors import CheckpointError, RectifyError, TrainingError
 from rectify.evaluation.accuracy import softmax
 from rectify.files.builders import line_of_users
 from rectify.files.words import reason
@@ -217,8 +217,7 @@ def _step(run: Training, objective: Step, optimiser: torch.optim.Optimizer, at: 
     value = float(loss.detach())
     if not math.isfinite(value):
         where = _where(run, at.step)
-        hint = run.keeper.hint(where) if run.keeper else advice(where, asdict(plan))
-        raise TrainingError(f"the loss is {value} {hint}")
+        raise TrainingError(f"the loss is {value} {_hint(run, where)}")
     for group in optimiser.param_groups:
         group["lr"] = plan.learning_rate(at.step)
     optimiser.zero_grad()
@@ -266,7 +265,7 @@ def _close_epoch(run: Training, at: Position, progress: Progress, clock: _Clock)
     entry = {
         "epoch": epoch,
         "loss": at.loss / at.images,
-        "val_accuracy": None if run.val is None else accuracy_of(run.network, run.val, run.device, WATCHED),
+        "val_accuracy": _watched(run, at.step),
         "lr": plan.learning_rate(at.step - 1),
         "eps": plan.radius(at.step - 1, run.steps) if plan.objective in ("madry", *WITH_PATHS) else None,
     }
@@ -274,6 +273,21 @@ def _close_epoch(run: Training, at: Position, progress: Progress, clock: _Clock)
     watched = "" if entry["val_accuracy"] is None else f", validation accuracy {100 * entry['val_accuracy']:.1f} %"
     left = clock.left(at.step)
     progress.say(f"epoch {epoch} of {plan.epochs}: loss {entry['loss']:.4f}{watched}{left}")
+
+
+def _watched(run: Training, step: int) -> float | None:
+    """Accuracy on some of the validation images, where there are any."""
+    if run.val is None:
+        return None
+    try:
+        return accuracy_of(run.network, run.val, run.device, WATCHED)
+    except CheckpointError:
+        hint = _hint(run, _where(run, step))
+        raise TrainingError(f"what the network says of the validation images is not finite {hint}") from None
+
+
+def _hint(run: Training, where: str) -> str:
+    return run.keeper.hint(where) if run.keeper else advice(where, asdict(run.plan))
 
 
 def accuracy_of(

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rectify.errors import CheckpointError
 from rectify.evaluation.accuracy import Figures, accuracy, pair_figures, softmax
 
 CPU = torch.device("cpu")
@@ -53,6 +54,24 @@ def test_softmax_goes_in_batches_and_comes_back_without_gradients() -> None:
     assert network.seen == [2, 2, 1] and not found.requires_grad and found.dtype == torch.float32
     torch.testing.assert_close(found, x[:, 0, 0].softmax(1))
     assert softmax(network.double(), x.double(), 2, CPU).dtype == torch.float32
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
+def test_what_is_no_number_is_no_class(odd: float) -> None:
+    x = images(0, 1, 0)
+    x[2, 0, 0, 1] = odd
+    for call in (lambda: softmax(Reads(), x, 2, CPU), lambda: accuracy(Reads(), [(x, torch.tensor([0, 1, 0]))], CPU)):
+        with pytest.raises(
+            CheckpointError, match=r"not finite on 1 of \d image.* damaged or its training has diverged"
+        ):
+            call()
+
+
+def test_classes_that_a_network_rules_out_are_no_fault() -> None:
+    x = images(0, 1)
+    x[:, 0, 0, 2] = -torch.inf
+    assert softmax(Reads(), x, 2, CPU)[:, 2].tolist() == [0, 0]
+    assert accuracy(Reads(), [(x, torch.tensor([0, 1]))], CPU) == 1
 
 
 def test_figures_of_pairs_by_hand() -> None:

@@ -529,3 +529,15 @@ def test_loading_may_round(net: nn.Module, tmp_path: Path) -> None:
             )
 
     load_into(Scaled(), checkpoint_of(net.state_dict(), tmp_path))
+
+
+def test_a_network_that_gives_no_numbers_is_refused(
+    net: nn.Module, tmp_path: Path, code: str, rgb8: Preprocess
+) -> None:
+    state = net.state_dict()
+    low = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+    assert open_subject(save(tmp_path / "half.pt", low), arch=f"{code}:net", preprocess=rgb8).num_classes == 10
+    state["bn.running_var"][:] = -1
+    with pytest.raises(CheckpointError, match="values that are not finite") as caught:
+        open_subject(save(tmp_path / "m.pt", state), arch=f"{code}:net", preprocess=rgb8)
+    one_line(caught.value)

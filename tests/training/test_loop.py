@@ -210,6 +210,15 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_state(tmp_path: Path) -> N
     assert kept["position"]["step"] == 4 and all(bool(v.isfinite().all()) for v in kept["model"].values())
 
 
+def test_a_network_that_is_no_use_in_eval_mode_ends_the_run(tmp_path: Path) -> None:
+    plan = replace(PLAN, objective="natural")
+    run = fresh(plan, keeper(tmp_path / "a.resume", plan))
+    run = replace(run, val=run.data)
+    run.network.register_forward_hook(lambda network, _, output: output if network.training else output * torch.nan)
+    with pytest.raises(TrainingError, match=r"validation images is not finite at the end of epoch 1: start anew with"):
+        train(run, Silence())
+
+
 def test_weights_that_are_no_numbers_are_not_kept(tmp_path: Path) -> None:
     kept, network = keeper(tmp_path / "a.resume"), Net()
     optimiser = make_optimiser(network, PLAN)
