@@ -183,12 +183,11 @@ def _networks(result: Result) -> tuple[nn.Module | None, nn.Module | None]:
 
 
 def _edited(subject: Subject, path: Path) -> nn.Module:
-    import copy
-
     from rectify.files.architectures import load_into
     from rectify.files.checkpoint import read_checkpoint
+    from rectify.model.copies import copied
 
-    network: nn.Module = copy.deepcopy(subject.network)
+    network = copied(subject.network)
     load_into(network, read_checkpoint(path))
     return network
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import glob
 import os
 import secrets
@@ -21,6 +20,7 @@ from rectify.editing.patch import Patch, check_written, delta_tensors
 from rectify.files.architectures import Subject, load_into
 from rectify.files.atomic import ABANDONED, clear_partials, rename, shortened
 from rectify.files.checkpoint import WrittenFile, check_target, read_checkpoint, write_tensors
+from rectify.model.copies import copied
 
 _LONGEST = 180  # bytes of its name that its candidates have: so that what half-written ones add does not shorten it
 _YOUNG = 60.0  # seconds in which a candidate that was just written gets its lock
@@ -76,7 +76,7 @@ class Candidate:
             written = write_tensors(self.path, self.made.state, self.metadata)
             self.lock = _locked(self.path)
             check_written(self.path, self.subject.checkpoint.state, self.made)
-            network = copy.deepcopy(self.subject.network)
+            network = copied(self.subject.network)
             load_into(network, read_checkpoint(self.path))
         except BaseException:
             self.__exit__()

@@ -26,7 +26,6 @@ is shrunk.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -43,6 +42,7 @@ from rectify.editing.corruption import Corruption
 from rectify.editing.localize import second_moments
 from rectify.editing.solve import DAMPING, factor
 from rectify.editing.values import bind
+from rectify.model.copies import copied
 from rectify.model.layers import Layer
 from rectify.model.passes import images_a_pass
 from rectify.model.record import readable, record
@@ -155,7 +155,7 @@ def refined(
     slope
         What the steps go down; that of `misfit` if None.
     """
-    student = copy.deepcopy(network).requires_grad_(False)
+    student = copied(network).requires_grad_(False)
     moving = early(sites, plan.share)
     clean_moments = second_moments(network, moving, images)
     keys = {name: len(images) * values for name, values in positions(network, moving, images[:1]).items()}

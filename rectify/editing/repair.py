@@ -7,7 +7,6 @@ What "wholly" means is measured without a label on calibration images that the e
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -33,6 +32,7 @@ from rectify.editing.refine import (
 )
 from rectify.editing.tune import is_tunable, tuned
 from rectify.errors import Inconclusive
+from rectify.model.copies import copied
 from rectify.model.trace import Site
 
 # A repair is whole when the judge expects no more than this (one image of those judged is always allowed).
@@ -165,7 +165,7 @@ class Workshop:
 
     def run(self, rung: Rung, material: Material) -> tuple[nn.Module, list[Step]]:
         """Edit a copy of the network layer by layer, in forward order."""
-        student = copy.deepcopy(self.network)
+        student = copied(self.network)
         gaps = [self.gap(student)]
 
         def done(edit: LayerEdit) -> None:

@@ -9,7 +9,6 @@ strongest edit on. The normal equations are summed once, so that a step of it co
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -17,6 +16,7 @@ from torch import nn
 
 from rectify.editing.cascade import Material, Strength, apply, equations, solution
 from rectify.editing.judge import Bench
+from rectify.model.copies import copied
 from rectify.model.trace import Site
 
 WEIGHTS = (1.0, 0.3, 0.1, 0.03)  # of a corrupted image against a clean one
@@ -63,7 +63,7 @@ def tuned(
         return replace(strength, weight=WEIGHTS[place[0]], damping=DAMPINGS[place[1]])
 
     def loss(place: Place) -> float:
-        student = copy.deepcopy(network)
+        student = copied(network)
         apply(student, solution(site.name, asked, at(place)))
         judged = bench.judge(student).loss
         advance(at(place))

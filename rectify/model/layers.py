@@ -164,12 +164,15 @@ def find_layers(network: nn.Module) -> list[Layer]:
 
 
 def _uses(network: nn.Module) -> dict[str, int]:
-    """How many parameters and buffers share memory with the parameter of each name, itself counted.
+    """How many parameters, buffers and other tensors of modules share memory with each parameter, itself counted.
 
     Two parameters may be views of one storage without being one object.
     """
     parameters = dict(network.named_parameters(remove_duplicate=False))
-    named = [*parameters.items(), *network.named_buffers(remove_duplicate=False)]
+    modules = network.named_modules(remove_duplicate=False)
+    others = [(f"{name}.{key}", value) for name, module in modules for key, value in vars(module).items()]
+    tensors = [(name, value) for name, value in others if isinstance(value, Tensor)]
+    named = [*parameters.items(), *network.named_buffers(remove_duplicate=False), *tensors]
     spans = sorted((*memory_of(value), name) for name, value in named)
     groups: list[list[str]] = []
     reached = -1

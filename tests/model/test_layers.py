@@ -173,18 +173,19 @@ def test_what_is_left_out_is_told_with_its_reason() -> None:
 
 
 class OneStorage(nn.Module):
-    """Two parameters over the numbers of one, a third over some of them, and a buffer over another layer's."""
+    """Two parameters over the numbers of one, a third over some of them, a buffer and an attribute over others."""
 
     def __init__(self) -> None:
         super().__init__()
         self.a, self.b, self.part = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
-        self.seen, self.alone = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.seen, self.alone, self.turned = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+        self.view = self.turned.weight.data.T
         self.b.weight = nn.Parameter(self.a.weight.data)
         self.part.weight = nn.Parameter(self.a.weight.data[1:3])
         self.register_buffer("copy", self.seen.weight.data)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.alone(self.seen(self.b(self.a(x)))) + self.part(x).sum()
+        out: Tensor = self.alone(self.seen(self.b(self.a(x)))) + self.part(x).sum() + self.turned(x) @ self.view
         return out
 
 
@@ -192,7 +193,7 @@ def test_weights_over_one_storage_are_shared_as_tied_ones_are() -> None:
     network = OneStorage()
     found = [layer.name for layer in find_layers(network)]
     assert found == ["alone"]
-    assert left_out(network, found) == {"the weight is shared": ["a", "b", "part", "seen"]}
+    assert left_out(network, found) == {"the weight is shared": ["a", "b", "part", "seen", "turned"]}
     halves = torch.randn(4, 4)
     beside = nn.Sequential(*(nn.Linear(4, 2) for _ in range(4)))
     beside[0].weight, beside[1].weight = nn.Parameter(halves[:2]), nn.Parameter(halves[2:])  # as in flat parameters
