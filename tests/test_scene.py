@@ -13,10 +13,11 @@ from torch import nn
 
 from rectify.editing.fault import Fault
 from rectify.errors import UsageError
+from rectify.files.architectures import RANDOM
 from rectify.jobs.common import Inputs, Options, begin, refuse_gates
 from rectify.jobs.edit import _rank
 from rectify.jobs.evaluate import _doubtful_target
-from rectify.jobs.scene import _left_out, _strange, _without, site_named
+from rectify.jobs.scene import _left_out, _no_layer, _strange, _without, site_named
 from rectify.model.trace import survey
 
 
@@ -55,6 +56,18 @@ def test_layers_that_are_not_offered_are_named() -> None:
         site_named(scene, "5")
     plain = nn.Sequential(nn.Flatten(), nn.Linear(16, 2)).eval()
     assert _left_out(plain, survey(plain, torch.rand(1, 1, 4, 4))) == ()
+
+
+def test_a_network_without_an_editable_layer_is_told_why_and_what_to_do() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(16, 2))).eval()
+    subject: Any = SimpleNamespace(network=network, notes=("something else",))
+    said = _no_layer(subject, survey(network, torch.rand(1, 1, 4, 4)))
+    assert "no layer that can be edited" in said and "1 (the weight is computed (torch.nn.utils.parametrize" in said
+    assert said.endswith("give each a plain weight under one name, save it, and pass the --arch that builds it so")
+    subject.notes = (RANDOM,)
+    assert _no_layer(subject, []).endswith("out of its forward pass")
+    subject = SimpleNamespace(network=nn.Sequential(nn.Flatten()), notes=())
+    assert _no_layer(subject, []).endswith("computes W k + b")
 
 
 @pytest.mark.parametrize("command", ["edit", "evaluate", "localize"])

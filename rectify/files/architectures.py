@@ -27,6 +27,10 @@ _COUNTER = "num_batches_tracked"
 
 _ONE_OUTPUT = "a network with one output z is one of two classes if it returns torch.cat([-z, z], 1)"
 _PASS_PREPROCESS = "--preprocess FILE, a preset (imagenet, cifar10, …), or --input-size, --mean and --std"
+RANDOM = (
+    "the network gives other outputs when it is shown one image twice, in eval mode: figures vary from run to run, and "
+    "no layer can be told to compute W k + b; take the chance, or what it remembers, out of its forward pass"
+)
 _PROBABILITIES = "the network ends in a softmax: the logarithms of what it returns are read as its logits"
 
 
@@ -371,7 +375,9 @@ def _are_probabilities(output: Tensor) -> bool:
 def try_out(
     network: nn.Module, preprocess: Preprocess, device: torch.device, num_classes: int | None
 ) -> tuple[int, tuple[str, ...]]:
-    """Run one blank image through: the number of classes, and what there is to say. A softmax at the end is undone.
+    """Run a blank image through, and another one twice: the number of classes, and what there is to say.
+
+    A softmax at the end is undone.
 
     Raises
     ------
@@ -382,10 +388,22 @@ def try_out(
     """
     output = _one_blank_image(network, preprocess, device, num_classes)
     probabilities(output)
+    notes = (RANDOM,) if _is_random(network, preprocess, device) else ()
     if not _are_probabilities(output):
-        return output.shape[1], ()
+        return output.shape[1], notes
     undo_softmax(network)
-    return output.shape[1], (_PROBABILITIES,)
+    return output.shape[1], (*notes, _PROBABILITIES)
+
+
+def _is_random(network: nn.Module, preprocess: Preprocess, device: torch.device) -> bool:
+    """Whether one image shown twice gives two outputs; noise, as a blank image may hide what chance multiplies."""
+    image = torch.randn(1, *preprocess.input_size, generator=torch.Generator().manual_seed(0)).to(device)
+    try:
+        with torch.no_grad(), current_folder_importable():
+            one, other = (network(image).float() for _ in range(2))
+            return bool((one - other).abs().max() > 1e-4 * one.abs().max())
+    except Exception:  # the user's code may raise anything; the work itself will show what
+        return False
 
 
 def _one_blank_image(

@@ -15,7 +15,7 @@ from rectify.editing.likeness import strangers
 from rectify.editing.localize import Localization, is_candidate, localize
 from rectify.errors import Inconclusive, UsageError
 from rectify.evaluation.accuracy import softmax
-from rectify.files.architectures import Subject
+from rectify.files.architectures import RANDOM, Subject
 from rectify.files.words import did_you_mean, listed, plain
 from rectify.jobs.common import MOST_CALIBRATION, Inputs, Options, Progress
 from rectify.jobs.moments import recall_kept
@@ -70,7 +70,7 @@ def open_scene(inputs: Inputs, options: Options, progress: Progress) -> Scene:
     low, high = subject.preprocess.bounds()
     sites = survey(subject.network, clean[:1])
     if not any(is_candidate(site) for site in sites):
-        raise Inconclusive("the model has no layer that can be edited: no plain Conv2d or Linear computes W k + b")
+        raise Inconclusive(_no_layer(subject, sites))
     fault = replace(fault, notes=(*fault.notes, *_left_out(subject.network, sites)))
     return Scene(subject, clean, corrupted, fault, calibration, (low.to(device), high.to(device)), sites)
 
@@ -119,13 +119,30 @@ def _strange(
     )
 
 
+def _no_layer(subject: Subject, sites: list[Site]) -> str:
+    """Why there is nothing to edit, and what to do about it."""
+    said = "the model has no layer that can be edited: no plain Conv2d or Linear computes W k + b"
+    why = [note for note in subject.notes if note == RANDOM]
+    if not why:
+        told = _told(subject.network, sites)
+        why = (
+            [f"{told}; give each a plain weight under one name, save it, and pass the --arch that builds it so"]
+            if told
+            else []
+        )
+    return "; ".join((said, *why))
+
+
 def _left_out(network: nn.Module, sites: list[Site]) -> tuple[str, ...]:
     """What to say of layers that are not offered, if there are any."""
+    told = _told(network, sites)
+    return (f"layers that cannot be edited are left out: {told}",) if told else ()
+
+
+def _told(network: nn.Module, sites: list[Site]) -> str:
+    """Names and reasons of the layers that are not offered."""
     found = left_out(network, {site.name for site in sites})
-    if not found:
-        return ()
-    told = "; ".join(f"{listed(names, FEW)} ({why})" for why, names in found.items())
-    return (f"layers that cannot be edited are left out: {told}",)
+    return "; ".join(f"{listed(names, FEW)} ({why})" for why, names in found.items())
 
 
 def site_named(scene: Scene, name: str) -> Site:

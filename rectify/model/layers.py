@@ -12,6 +12,7 @@ Stride, dilation, padding and groups enter only in how the keys are cut out of t
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
@@ -199,19 +200,32 @@ def memory_of(tensor: Tensor) -> tuple[int, int]:
 def left_out(network: nn.Module, found: Collection[str]) -> dict[str, list[str]]:
     """Why the other Conv2d and Linear modules are not among those that were found editable: reason to names."""
     uses = _uses(network)
+    names = Counter(id(module) for _, module in network.named_modules(remove_duplicate=False))
     reasons: dict[str, list[str]] = {}
     for name, module in network.named_modules(remove_duplicate=False):
         if not isinstance(module, nn.Conv2d | nn.Linear) or name in found:
             continue
         count = uses.get(f"{name}.weight")
         if count is None:
-            why = "the weight is computed (torch.nn.utils.parametrize.remove_parametrizations makes it a plain one)"
+            why = f"the weight is computed ({_plain_with(module)} makes it a plain one)"
+        elif count > 1 and names[id(module)] == count:
+            why = "one module under several names"
         elif count > 1:
             why = "the weight is shared"
         else:
             why = "not called once, or more than W k + b"
         reasons.setdefault(why, []).append(name)
     return reasons
+
+
+def _plain_with(module: nn.Module) -> str:
+    """The function of torch that undoes what computes a module's weight."""
+    for leaves, undoes in (("weight_g", "remove_weight_norm"), ("weight_mask", "prune.remove")):
+        if hasattr(module, leaves):
+            return f"torch.nn.utils.{undoes}"
+    if hasattr(module, "weight_orig"):
+        return "torch.nn.utils.remove_spectral_norm"
+    return "torch.nn.utils.parametrize.remove_parametrizations"
 
 
 def fitting(layer: Layer, inputs: Tensor, outputs: Tensor, images: int) -> Layer | None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rectify.errors import ArchitectureError, CheckpointError, PreprocessError, RectifyError, UsageError
-from rectify.files.architectures import build, load_into, open_subject, resolve_device
+from rectify.files.architectures import RANDOM, build, load_into, open_subject, resolve_device
 from rectify.files.checkpoint import read_checkpoint, write_tensors
 from rectify.files.preprocess import Preprocess
 from tests.files.conftest import Net
@@ -541,3 +541,16 @@ def test_a_network_that_gives_no_numbers_is_refused(
     with pytest.raises(CheckpointError, match="values that are not finite") as caught:
         open_subject(save(tmp_path / "m.pt", state), arch=f"{code}:net", preprocess=rgb8)
     one_line(caught.value)
+
+
+def test_a_network_that_is_random_or_remembers_is_told(
+    net: nn.Module, tmp_path: Path, code: str, rgb8: Preprocess
+) -> None:
+    with open(tmp_path / f"{code}.py", "a") as file:
+        file.write(
+            "\nclass Random(Net):\n    def forward(self, x):\n"
+            "        return super().forward(x * (1 + 0.5 * torch.rand_like(x)))\n"
+        )
+    path = save(tmp_path / "m.pt", net.state_dict())
+    assert open_subject(path, arch=f"{code}:net", preprocess=rgb8).notes == ()
+    assert open_subject(path, arch=f"{code}:Random", preprocess=rgb8).notes == (RANDOM,)

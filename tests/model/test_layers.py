@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 
 from rectify.model.layers import Layer, find_layers, fitting, holds, left_out
 from tests import oracles
@@ -200,3 +200,18 @@ def test_weights_over_one_storage_are_shared_as_tied_ones_are() -> None:
     beside[2].weight, beside[3].weight = (nn.Parameter(torch.empty(2, 0)) for _ in range(2))
     assert len(find_layers(beside)) == 4
     assert len(find_layers(nn.Sequential(nn.Linear(2, 2, device="meta"), nn.Linear(2, 2, device="meta")))) == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated")
+def test_what_makes_a_computed_weight_plain_is_named() -> None:
+    network = nn.Sequential(*(nn.Linear(4, 4) for _ in range(5)))
+    parametrizations.spectral_norm(network[0])
+    nn.utils.weight_norm(network[1])  # type: ignore[no-untyped-call]
+    nn.utils.spectral_norm(network[2])
+    prune.identity(network[3], "weight")  # type: ignore[no-untyped-call]
+    whole = nn.ModuleDict({"net": network, "last": network[4]})
+    found = {names[0]: why for why, names in left_out(whole, [layer.name for layer in find_layers(whole)]).items()}
+    assert found.pop("net.4") == "one module under several names"
+    undone = ("parametrize.remove_parametrizations", "remove_weight_norm", "remove_spectral_norm", "prune.remove")
+    for name, function in enumerate(undone):
+        assert found[f"net.{name}"] == f"the weight is computed (torch.nn.utils.{function} makes it a plain one)"
