@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.utils.deterministic
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from rectify.errors import ArchitectureError, PreprocessError, UsageError
 from rectify.evaluation.accuracy import probabilities
@@ -319,6 +320,7 @@ def open_subject(
         if arch is None:
             raise ArchitectureError(f"{error} (named by {checkpoint.arch_source}; --arch overrides it)") from None
         raise
+    give_shapes(network, settings)
     load_into(network, checkpoint)
     network.to(place)
     classes, notes = try_out(network, settings, place, num_classes)
@@ -393,6 +395,30 @@ def try_out(
         return output.shape[1], notes
     undo_softmax(network)
     return output.shape[1], (*notes, _PROBABILITIES)
+
+
+def give_shapes(network: nn.Module, preprocess: Preprocess) -> None:
+    """Run a blank image through a network on the CPU whose lazy modules have no weights yet.
+
+    Raises
+    ------
+    ArchitectureError, PreprocessError
+        If it fails, or some have none even then.
+    """
+    if not _without_shape(network):
+        return
+    _one_blank_image(network.float().eval(), preprocess, torch.device("cpu"), None)
+    left = _without_shape(network)
+    if left:
+        raise ArchitectureError(
+            f"lazy modules of the network have no shape after an image has gone through it ({listed(left)}): give them "
+            "their sizes in the code of --arch, or take out those that it does not call"
+        )
+
+
+def _without_shape(network: nn.Module) -> list[str]:
+    named = (*network.named_parameters(), *network.named_buffers())
+    return [name for name, value in named if is_lazy(value)]
 
 
 def _is_random(network: nn.Module, preprocess: Preprocess, device: torch.device) -> bool:

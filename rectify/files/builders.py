@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from rectify.errors import ArchitectureError
 from rectify.files.folder import from_timm
@@ -238,6 +239,7 @@ def guess_classes(network: nn.Module | None, state: Mapping[str, Tensor]) -> int
         int(value.shape[0])
         for name, value in state.items()
         if name in own
+        and not is_lazy(own[name])
         and value.ndim > 0
         and own[name].ndim == value.ndim
         and value.shape[0] != own[name].shape[0]

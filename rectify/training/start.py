@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from rectify.files.architectures import Subject, build, resolve_device, try_out
+from rectify.files.architectures import Subject, build, give_shapes, resolve_device, try_out
 from rectify.files.checkpoint import Checkpoint
 from rectify.files.preprocess import Preprocess
 from rectify.model.mend import keep_input, mend_batch_norm
@@ -36,6 +36,7 @@ def fresh_subject(
     torch.manual_seed(seed)
     args = dict(arch_args or {})
     network = build(arch, num_classes=num_classes, arch_args=args).float().eval()
+    give_shapes(network, preprocess)
     mend_batch_norm(network)
     keep_input(network)
     network.to(place)

@@ -17,6 +17,7 @@ from rectify.errors import ArchitectureError, CheckpointError, PreprocessError, 
 from rectify.files.architectures import RANDOM, build, load_into, open_subject, resolve_device
 from rectify.files.checkpoint import read_checkpoint, write_tensors
 from rectify.files.preprocess import Preprocess
+from rectify.training.start import fresh_subject
 from tests.files.conftest import Net
 from tests.files.test_checkpoint_in import TIMM, folder
 
@@ -554,3 +555,38 @@ def test_a_network_that_is_random_or_remembers_is_told(
     path = save(tmp_path / "m.pt", net.state_dict())
     assert open_subject(path, arch=f"{code}:net", preprocess=rgb8).notes == ()
     assert open_subject(path, arch=f"{code}:Random", preprocess=rgb8).notes == (RANDOM,)
+
+
+LAZY = """
+
+class Lazy(nn.Module):
+    def __init__(self, num_classes=10):
+        super().__init__()
+        self.conv, self.bn, self.fc = nn.LazyConv2d(4, 3, padding=1), nn.LazyBatchNorm2d(), nn.LazyLinear(num_classes)
+
+    def forward(self, x):
+        return self.fc(torch.relu(self.bn(self.conv(x))).mean((2, 3)))
+
+
+class Unused(Lazy):
+    def __init__(self, num_classes=10):
+        super().__init__(num_classes)
+        self.other = nn.LazyLinear(3)
+"""
+
+
+def test_lazy_modules_get_their_shapes_before_the_file_is_loaded(
+    net: nn.Module, tmp_path: Path, code: str, rgb8: Preprocess
+) -> None:
+    with open(tmp_path / f"{code}.py", "a") as file:
+        file.write(LAZY)
+    path = save(tmp_path / "m.pt", net.state_dict())
+    subject = open_subject(path, arch=f"{code}:Lazy", preprocess=rgb8, device="cpu")
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(subject.network(x), net.eval()(x))
+    with pytest.raises(ArchitectureError, match=r"no shape after an image .*\(other.weight, other.bias\)") as caught:
+        open_subject(path, arch=f"{code}:Unused", preprocess=rgb8, device="cpu")
+    one_line(caught.value)
+    other = Preprocess((3, 8, 8), (0.5,) * 3, (0.5,) * 3)
+    fresh = [fresh_subject(f"{code}:Lazy", other, num_classes=5, device="cpu").network.state_dict() for _ in range(2)]
+    assert all(torch.equal(value, fresh[1][name]) for name, value in fresh[0].items())
