@@ -218,10 +218,15 @@ def _hint(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], wrong: li
     prefix = next((name.removesuffix(first) for name in state if first and name.endswith("." + first)), "")
     if prefix and all(prefix + name in state for name in expected if not name.endswith(_COUNTER)):
         return f"Pass --strip-prefix {plain(prefix)}"
+    if not names_differ and all(expected[n].is_floating_point() > state[n].is_floating_point() for n in wrong):
+        return "Give the checkpoint from before they were packed: weights are real numbers"
+    rows = all(state[name].is_floating_point() and state[name].numel() and expected[name].dim() for name in wrong)
     firsts = {state[name].shape[:1] for name in wrong}
-    if not names_differ and firsts == {(1,)}:
+    if names_differ or not rows or () in firsts:  # a head of other classes has the same names, and rows of numbers
+        return "Check --arch, --num-classes and --arch-arg"
+    if firsts == {(1,)}:
         return f"Check --num-classes and --arch-arg; {_ONE_OUTPUT}"
-    if not names_differ and len(firsts) == 1 and all(state[n].shape[1:] == expected[n].shape[1:] for n in wrong):
+    if len(firsts) == 1 and all(state[n].shape[1:] == expected[n].shape[1:] for n in wrong):
         return f"Pass --num-classes {state[wrong[0]].shape[0]}, or check --arch and --arch-arg"
     return "Check --arch, --num-classes and --arch-arg"
 

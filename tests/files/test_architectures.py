@@ -243,6 +243,25 @@ def test_hints(net: nn.Module, tmp_path: Path) -> None:
     one_line(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (torch.tensor(1.0), "fc.bias scalar in the file, 10 expected).*Check --arch, --num"),
+        (torch.zeros(0), "fc.bias 0 in the file, 10 expected).*Check --arch, --num"),
+        (torch.zeros(10, dtype=torch.complex64), "complex64 in the file.* weights are real numbers"),
+        (torch.zeros(10, dtype=torch.int32), "int32 in the file.* weights are real numbers"),
+        (torch.zeros(1), "Check --num-classes and --arch-arg; a network with one output"),
+    ],
+    ids=["scalar", "empty", "complex", "whole", "one"],
+)
+def test_other_tensors_are_no_hint_at_the_number_of_classes(
+    given: Tensor, words: str, net: nn.Module, tmp_path: Path
+) -> None:
+    with pytest.raises(ArchitectureError, match=words.replace(")", r"\)")) as caught:
+        load_into(net, checkpoint_of({**net.state_dict(), "fc.bias": given}, tmp_path))
+    assert "Pass" not in one_line(caught.value)
+
+
 def test_packed_integers_are_not_weights(net: nn.Module, tmp_path: Path) -> None:
     state = dict(net.state_dict())
     state["fc.weight"] = state["fc.weight"].to(torch.int8)
