@@ -77,12 +77,21 @@ def check(settings: Settings) -> None:
     if settings.command != "edit" or settings["model"] is None:
         return
     out, delta, force = out_path(settings), delta_path(settings), bool(settings["force"])
-    if delta is not None and delta.resolve() == out.resolve():
-        raise UsageError("--delta and --out name the same file; the delta is a file of its own")
+    _check_distinct(out, delta, settings["report"])
     if not settings["dry_run"]:
         check_target(out, force=force, never=inputs)
     if delta is not None:
         check_target(delta, force=force, never=inputs, flag="--delta")
+
+
+def _check_distinct(out: Path, delta: Path | None, reports: Sequence[Path]) -> None:
+    """The model, the delta and the reports are files of their own: the one written last would be all that is left."""
+    if delta is not None and delta.resolve() == out.resolve():
+        raise UsageError("--delta and --out name the same file; the delta is a file of its own")
+    taken = {out.resolve(): "--out"} | ({} if delta is None else {delta.resolve(): "--delta"})
+    for path in reports:
+        if path.resolve() in taken:
+            raise UsageError(f"--report and {taken[path.resolve()]} name the same file: {path}")
 
 
 def shown(report: dict[str, Any], settings: Settings) -> str:

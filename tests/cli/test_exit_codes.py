@@ -175,13 +175,16 @@ def test_interrupted_is_130(rectify_, library) -> None:
         ([*EDIT, "--delta", "model.pt", "--dry-run"], "never overwritten: give --delta another name"),
         ([*EDIT, "--report", "m.json", "--baseline", "m.json"], "never overwritten: give --report another name"),
         ([*EDIT, "--delta", "d", "-o", "d"], "--delta and --out name the same file"),
+        ([*EDIT, "--report", "o.json", "-o", "o.json"], "--report and --out name the same file: o.json"),
+        ([*EDIT, "--report", "o.json", "-o", "../{here}/o.json"], "--report and --out name the same file: o.json"),
+        ([*EDIT, "--report", "a.md", "--report", "./d.md", "--delta", "d.md"], "--report and --delta name the same"),
         ([*EDIT, "--apply", "d.safetensors", "--rank", "1"], "so --rank has nothing to decide"),
         ([*EDIT, "--apply", "d.safetensors", "--delta", "e"], "so --delta has nothing to decide"),
         ([*EDIT, "--config", "no.yaml"], "no such settings file: no.yaml"),
     ],
 )
 def test_usage_errors_are_one_line_and_2(rectify_, library, words: list[str], message: str) -> None:
-    assert_one_error(rectify_(*words), message)
+    assert_one_error(rectify_(*(word.replace("{here}", Path.cwd().name) for word in words)), message)
     assert library.asked == {}
 
 
