@@ -421,6 +421,33 @@ def test_the_input_is_never_overwritten(tmp_path: Path) -> None:
     assert sha256(model) == sha256(MODEL)
 
 
+@pytest.mark.parametrize(
+    ("flag", "path"),
+    [
+        ("-o", "data/0/deep/0.png"),  # no direct child of the folder that the command line names
+        ("-o", "pairs/clean/0.png"),
+        ("-o", "link"),
+        ("--delta", "pairs/poisoned/0.png"),
+        ("--delta", "elsewhere/c.png"),  # named by a CSV file
+        ("--report", "elsewhere/c.json"),
+    ],
+)
+def test_no_image_is_overwritten_however_it_was_named(flag: str, path: str, tmp_path: Path) -> None:
+    copies = ["data/0/deep/0.png", "pairs/clean/0.png", "elsewhere/c.png", "elsewhere/c.json"]
+    copies = [(CLEAN, name) for name in copies] + [(POISONED, "pairs/poisoned/0.png"), (POISONED, "elsewhere/p.png")]
+    for source, name in copies:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, tmp_path / name)
+    (tmp_path / "link").symlink_to("data/0/deep/0.png")
+    rows = "elsewhere/c.png,elsewhere/p.png\nelsewhere/c.json,elsewhere/p.png\n"
+    (tmp_path / "h.csv").write_text("clean,poisoned\n" + rows)
+    words = [*BASE, "--pairs", "pairs", "--holdout", "h.csv", "--data", "data", flag, path, "--force"]
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    said = run_here(words if flag == "-o" else [*words, "-o", "new"], tmp_path)
+    assert said.code == 2 and said.err.splitlines()[-1].startswith("error: ") and "never overwritten" in said.err
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+
+
 @pytest.mark.parametrize("flag", ["-o", "--delta"])
 def test_an_existing_file_is_kept_without_force(flag: str, tmp_path: Path) -> None:
     (tmp_path / "old").write_text("old")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import rectify
 from rectify.cli.config import Rank, Settings
 from rectify.cli.options import COMMAND_FLAGS, GATE_NAMES, unique
+from rectify.cli.outputs import check_reports
 from rectify.cli.terminal import Terminal
 from rectify.errors import ArchitectureError, UsageError
 
@@ -23,7 +24,7 @@ FIELDS = ("input_size", "crop_pct", "interpolation", "mean", "std")
 
 def gather(settings: Settings, terminal: Terminal) -> Inputs:
     """Open the model, then read the images that the settings name."""
-    from rectify.files.images import read_folder, read_images, read_labelled
+    from rectify.files.images import image_files, read_folder, read_images, read_labelled
     from rectify.jobs import Inputs
 
     check_pairs(settings)
@@ -40,8 +41,9 @@ def gather(settings: Settings, terminal: Terminal) -> Inputs:
         data=None if data is None else read_labelled(data, subject.preprocess, subject.num_classes),
         images=read_images(named, subject.preprocess) if named else None,
     )
-    for name in ("pairs", "holdout", "calibration", "data", "images"):
-        found = getattr(inputs, name)
+    read = {name: getattr(inputs, name) for name in ("pairs", "holdout", "calibration", "data", "images")}
+    check_reports(settings, image_files(*read.values()))
+    for name, found in read.items():
         terminal.detail(f"{name}: {'none' if found is None else len(found)}")
     return inputs
 

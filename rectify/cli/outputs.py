@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,6 +82,23 @@ def check(settings: Settings) -> None:
         check_target(out, force=force, never=inputs)
     if delta is not None:
         check_target(delta, force=force, never=inputs, flag="--delta")
+
+
+def check_reports(settings: Settings, images: Iterable[Path]) -> None:
+    """Find out that a report would replace one of the image files that were read.
+
+    `check` cannot: it does not know what lies deeper in a folder of images, nor what a CSV file names.
+
+    Raises
+    ------
+    OutputError
+        If one would.
+    """
+    from rectify.files.atomic import check_target, files_at
+
+    never = files_at(settings["report"], images)
+    for path in settings["report"] if never else ():
+        check_target(path, force=True, never=never)
 
 
 def _check_distinct(out: Path, delta: Path | None, reports: Sequence[Path]) -> None:

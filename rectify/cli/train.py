@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rectify.cli.config import Settings
 from rectify.cli.options import TRAIN_FLAGS as FLAGS
-from rectify.cli.outputs import Result
+from rectify.cli.outputs import Result, check_reports
 from rectify.cli.terminal import Terminal
 from rectify.cli.train_settings import class_count, data_source, fresh_preprocess, make_plan, out_path, shown
 from rectify.errors import ImageError, UsageError
@@ -45,6 +45,7 @@ def run(settings: Settings, terminal: Terminal) -> Result:
     subject = _subject(settings, made, source, terminal)
     terminal.start("reading images")
     data, val = _images(settings, subject, source)
+    check_reports(settings, data.files + (val.files if val else ()))
     terminal.stop()
     terminal.detail(f"data: {len(data)} images, val: {'none' if val is None else len(val)}, {plan}")
     samples = settings["attack_samples"]

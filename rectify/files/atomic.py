@@ -108,6 +108,24 @@ def _same(path: Path, other: Path) -> bool:
         return False
 
 
+def files_at(targets: Iterable[Path], files: Iterable[Path]) -> list[Path]:
+    """Those of the files that one of the targets would replace, by any name: for ``never`` of `check_target`.
+
+    One look at each file, where `check_target` compares every two names: files may be tens of thousands of images.
+    """
+    there = {found for path in targets if (found := _identity(path)) is not None}
+    return [path for path in files if _identity(path) in there] if there else []
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What is one and the same for all names of a file; None where there is none."""
+    try:
+        told = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return told.st_dev, told.st_ino
+
+
 def write_atomic(path: Path, data: bytes | str, *, force: bool = True) -> None:
     """Write a file whole: into a temporary file beside it, to the disk, then renamed.
 

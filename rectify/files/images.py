@@ -21,7 +21,17 @@ from rectify.files.pairs import Pairs, read_pairs
 from rectify.files.preprocess import Preprocess
 from rectify.files.words import listed, no_such_file, plain, reason
 
-__all__ = ["ImageSet", "Pairs", "read_folder", "read_image", "read_images", "read_labelled", "read_mask", "read_pairs"]
+__all__ = [
+    "ImageSet",
+    "Pairs",
+    "image_files",
+    "read_folder",
+    "read_image",
+    "read_images",
+    "read_labelled",
+    "read_mask",
+    "read_pairs",
+]
 
 _BLOCK = 1 << 20
 
@@ -161,6 +171,15 @@ def read_images(paths: Sequence[Path], preprocess: Preprocess) -> ImageSet:
         if not os.path.isdir(path):
             read_image(path, preprocess)  # what is none is told now, and not after minutes of other work
     return images
+
+
+def image_files(*read: ImageSet | Pairs | None) -> Iterator[Path]:
+    """Every file that these were read from: no result may replace one."""
+    for images in read:
+        if isinstance(images, Pairs):
+            yield from (Path(name) for names in images.names for name in names)
+        elif images is not None:
+            yield from images.paths
 
 
 def read_mask(path: Path, preprocess: Preprocess) -> Tensor:

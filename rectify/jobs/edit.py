@@ -19,7 +19,9 @@ from rectify.editing.localize import is_candidate
 from rectify.editing.patch import compact, patch, read_delta
 from rectify.errors import Inconclusive, UsageError
 from rectify.evaluation.accuracy import softmax
+from rectify.files.atomic import files_at
 from rectify.files.checkpoint import WrittenFile, check_suffix, check_target
+from rectify.files.images import image_files
 from rectify.jobs.common import MOST_CALIBRATION, Inputs, Options, Progress, begin, finish, refuse_gates
 from rectify.jobs.measuring import check_chance, fault_of, judge_holdout, leakage_of, measure
 from rectify.jobs.scene import Scene, open_scene, open_scene_case, score_layers, site_named, with_trials
@@ -73,7 +75,7 @@ class Editing:
     force: bool = False
     out_dtype: str | None = None
 
-    def files(self, model: Path) -> EditFiles:
+    def files(self, inputs: Inputs) -> EditFiles:
         """The files to write, none of which may be one that is read.
 
         Raises
@@ -81,8 +83,11 @@ class Editing:
         RectifyError
             If one cannot be written, or is there already and ``force`` is off.
         """
-        never = [model, *([self.apply] if self.apply else [])]
-        for path in filter(None, (self.out, self.delta)):
+        targets = [path for path in (self.out, self.delta) if path is not None]
+        never = [inputs.subject.checkpoint.path, *([self.apply] if self.apply else [])]
+        images = image_files(inputs.pairs, inputs.holdout, inputs.calibration, inputs.data)
+        never += files_at(targets, images)
+        for path in targets:
             check_suffix(path)
         if not self.dry_run:
             check_target(self.out, force=self.force, never=never)
@@ -100,7 +105,7 @@ def run_edit(inputs: Inputs, options: Options, *, editing: Editing, progress: Pr
         If it cannot be judged or written; an inconclusive outcome is a report.
     """
     report, started = begin("edit", inputs, options), time.time()
-    files = editing.files(inputs.subject.checkpoint.path)
+    files = editing.files(inputs)
     notes: list[str] = []
     try:
         if editing.apply is not None:

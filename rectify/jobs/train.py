@@ -17,7 +17,7 @@ from rectify.errors import ImageError, OutputError, RectifyError, UsageError
 from rectify.evaluation.accuracy import Figures
 from rectify.evaluation.measure import Measure
 from rectify.files.architectures import Subject, open_subject
-from rectify.files.atomic import clear_partials
+from rectify.files.atomic import clear_partials, files_at
 from rectify.files.checkpoint import WrittenFile, check_suffix, check_target, write_tensors
 from rectify.files.words import plain
 from rectify.jobs.common import Inputs, Options, Progress, begin, finish
@@ -83,7 +83,8 @@ def run_train(
     report["data"] = {"count": len(what.data), "sha256": what.data.sha256}
     fresh = not subject.checkpoint.sha256
     keeper = Keeper(state_path(out), _identity(subject, what), save_every)
-    protected = [*never, *_images_at((out, keeper.path), what)] + ([] if fresh else [subject.checkpoint.path])
+    images = files_at((out, keeper.path), what.data.files + (what.val.files if what.val else ()))
+    protected = [*never, *images] + ([] if fresh else [subject.checkpoint.path])
     check_suffix(out)
     for path in (out, keeper.path):
         check_target(path, force=True, never=protected)
@@ -135,15 +136,6 @@ def _says_what_is_kept(keeper: Keeper, progress: Progress) -> Iterator[None]:
 def state_path(out: Path) -> Path:
     """Where the state of a training lies until ``out`` is written."""
     return out.parent / (out.name + ".resume")
-
-
-def _images_at(targets: Sequence[Path], what: Trained) -> list[Path]:
-    """The files that the images came from and that one of the targets would replace; a link's target counts."""
-    there = {(found.st_dev, found.st_ino) for found in (path.stat() for path in targets if os.path.exists(path))}
-    if not there:
-        return []
-    files = what.data.files + (what.val.files if what.val else ())
-    return [path for path in files if os.path.exists(path) and (path.stat().st_dev, path.stat().st_ino) in there]
 
 
 def _identity(subject: Subject, what: Trained) -> dict[str, Any]:

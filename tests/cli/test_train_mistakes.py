@@ -71,12 +71,15 @@ def test_the_input_is_never_overwritten(place: Path) -> None:
         (["-o", "m.safetensors", "--report", "set.json", "--config", "set.json"], "never overwritten"),
         (["-o", "m", "--report", "pp.json", "--preprocess", "pp.json"], "never overwritten"),
         (["-o", "m.json", "--report", "m.json.resume"], "m.json.resume"),
+        (["-o", "m", "--report", "odd.json", "--data", "odd.csv"], "odd.json is the input odd.json, never overwritten"),
     ],
 )  # fmt: skip
 def test_no_file_that_was_read_is_overwritten(words: list[str], told: str, place: Path) -> None:
     rows = [f"data/{name}/{number}.png,{label}\n" for label, name in enumerate("ab") for number in range(3)]
     for name in ("tr.csv", "val.csv", "state.resume"):
         (place / name).write_text("image,label\n" + "".join(rows))
+    (place / "odd.csv").write_text("image,label\n" + "".join([*rows, "odd.json,0\n"]))
+    (place / "odd.json").write_bytes((place / "data/a/0.png").read_bytes())
     for name in ("pp.yaml", "pp.json"):
         (place / name).write_text('{"input_size": [1, 6, 6], "mean": [0], "std": [1]}')
     for name in ("set.yaml", "set.json"):
