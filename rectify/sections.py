@@ -180,8 +180,11 @@ def describe(report: dict[str, Any], made: Patch, dry_run: bool) -> None:
         )
 
 
-def metadata_of(subject: Subject, pairs: Pairs | None, seed: int, edits: Sequence[LayerEdit]) -> dict[str, Any]:
+def metadata_of(
+    subject: Subject, pairs: Pairs | None, seed: int, edits: Sequence[LayerEdit], out_dtype: str | None
+) -> dict[str, Any]:
     """What a written file says of itself: no path, time or name of a user."""
+    chosen = {} if out_dtype is None else {"out_dtype": out_dtype}
     return {
         "version": VERSION,
         "kind": "model",
@@ -194,6 +197,7 @@ def metadata_of(subject: Subject, pairs: Pairs | None, seed: int, edits: Sequenc
         "ranks": [edit.rank for edit in edits],
         "pairs_sha256": pairs.sha256 if pairs else None,
         "seed": seed,
+        **chosen,
     }
 
 

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from fixtures.networks import resnet18
+from rectify.files.checkpoint import read_tensors, write_tensors
 from rectify.reporting import schema
 
 from .conftest import (
@@ -301,6 +302,30 @@ def test_low_precision_is_kept_and_what_it_costs_is_said(dtype: torch.dtype, few
     assert now["fc.weight"].dtype == torch.float32
     assert 0 <= wide.report["edit"]["precision_loss"] < lost / 100
     assert_figures_are_of(tmp_path / "wide.safetensors", wide.report)
+
+
+def test_a_delta_knows_the_type_that_it_was_made_with(tmp_path: Path) -> None:
+    state = safetensors.torch.load_file(MODEL)
+    base = tmp_path / "low.safetensors"
+    safetensors.torch.save_file({n: t.half() if t.is_floating_point() else t for n, t in state.items()}, base)
+    common = ["edit", base, *model_flags(), "-q", "--force"]
+    search = [*PAIR, "--mode", "static", "--layer", "fc", "--rank", "1", "-o", "out", "--delta", "d"]
+    assert run_here([*common, *search, "--out-dtype", "float32"], tmp_path).code == 0
+    assert safetensors.torch.load_file(tmp_path / "out")["fc.weight"].dtype == torch.float32
+    apply = [*common, "--apply", "d", "-o", "again"]
+    for flag in ([], ["--out-dtype", "float32"]):
+        assert run_here([*apply, *flag], tmp_path).code == 0
+        assert sha256(tmp_path / "again") == sha256(tmp_path / "out")
+
+    tensors, metadata = read_tensors(tmp_path / "d")
+    del metadata["out_dtype"]  # as deltas were that did not say it
+    write_tensors(tmp_path / "d", tensors, metadata, force=True)
+    assert run_here(apply, tmp_path).code == 0
+    assert safetensors.torch.load_file(tmp_path / "again")["fc.weight"].dtype == torch.float16
+    assert run_here([*apply, "--out-dtype", "float32"], tmp_path).code == 0
+    assert sha256(tmp_path / "again") == sha256(tmp_path / "out")
+    write_tensors(tmp_path / "d", tensors, metadata | {"out_dtype": "float8"}, force=True)
+    assert_one_line(run_here(apply, tmp_path), "weights of type 'float8', which are not written")
 
 
 # ----------------------------------------------------------------------------------------------------------- gates

@@ -22,6 +22,7 @@ from rectify.evaluation.accuracy import softmax
 from rectify.files.atomic import files_at
 from rectify.files.checkpoint import WrittenFile, check_suffix, check_target
 from rectify.files.images import image_files
+from rectify.files.words import quoted
 from rectify.jobs.common import MOST_CALIBRATION, Inputs, Options, Progress, begin, finish, refuse_gates
 from rectify.jobs.measuring import check_chance, fault_of, judge_holdout, leakage_of, measure
 from rectify.jobs.scene import Scene, open_scene, open_scene_case, score_layers, site_named, with_trials
@@ -111,18 +112,19 @@ def run_edit(inputs: Inputs, options: Options, *, editing: Editing, progress: Pr
         if editing.apply is not None:
             refuse_gates(options, {"min_editability": "--apply scores no layer; leave it out"})
             fault, edits, made_before = _read_edit(inputs, options, report, editing.apply)
+            out_dtype = _dtype_of(editing, made_before)
         else:
             fault, edits = _find_edit(inputs, options, report, editing, notes, progress)
-            made_before = {}
+            made_before, out_dtype = {}, editing.out_dtype
         before = measure(inputs.subject.network, inputs, options, fault)
         check_chance(before, inputs)
         report["metrics"]["before"] = before.to_dict()
         _tell_leakage(report, "before", inputs.subject.network, inputs, options, fault)
     except Inconclusive as reason:
         return finish(report, options, started, inputs, notes, inconclusive=str(reason))
-    made = patch(inputs.subject.checkpoint.state, edits, torch.float32 if editing.out_dtype == "float32" else None)
+    made = patch(inputs.subject.checkpoint.state, edits, torch.float32 if out_dtype == "float32" else None)
     describe(report, made, editing.dry_run)
-    metadata = made_before or metadata_of(inputs.subject, inputs.pairs, options.seed, edits)
+    metadata = made_before or metadata_of(inputs.subject, inputs.pairs, options.seed, edits, out_dtype)
     with files.candidate(made, metadata, inputs.subject) as (candidate, written):
         _judge_written(candidate, inputs, options, report, fault)
         notes += judge_holdout(report, inputs, options, candidate, fault)
@@ -170,6 +172,21 @@ def _read_edit(
     if inputs.pairs is None and inputs.holdout is None and inputs.data is None:
         report["edit"]["warnings"].append("made, and judged on nothing: give --data, --holdout, or the pair")
     return fault, edits, {**metadata, "kind": "model"}
+
+
+def _dtype_of(editing: Editing, metadata: dict[str, Any]) -> str | None:
+    """The type that the delta was made with, so that it gives the same file; of one that says none, the flag's."""
+    told, asked = metadata.get("out_dtype"), editing.out_dtype
+    if told is None:
+        metadata |= {} if asked is None else {"out_dtype": asked}
+        return asked
+    if told != "float32":  # the only one that there is so far
+        raise UsageError(
+            f"{editing.apply} asks for weights of type {quoted(told)}, which are not written: make it anew"
+        )
+    if asked not in (None, told):
+        raise UsageError(f"{editing.apply} was made with --out-dtype {told}: leave out --out-dtype {asked}")
+    return "float32"
 
 
 def _find_edit(
