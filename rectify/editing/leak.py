@@ -180,11 +180,12 @@ class LeakBench:
 
 
 def bench(network: nn.Module, images: Tensor, part: Part, bounds: Bounds) -> LeakBench:
-    """Of the images (N, C, H, W) those that show the part, judged by what the untouched network says of them."""
+    """Of the images (N, C, H, W) those that show the part, maybe none, judged by what the untouched network says."""
     without, was = part.taken_out(images)
     there = was.flatten(1).any(1)
     whole = images[there]
-    return LeakBench(whole, without[there], was[there], probabilities(network, whole), bounds)
+    opinion = probabilities(network, whole) if len(whole) else whole.new_zeros(0, 0)
+    return LeakBench(whole, without[there], was[there], opinion, bounds)
 
 
 def sealed(

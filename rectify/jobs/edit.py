@@ -14,7 +14,7 @@ from rectify.editing import repair
 from rectify.editing.candidate import EditFiles
 from rectify.editing.cascade import LayerEdit
 from rectify.editing.fault import Fault
-from rectify.editing.leak import sealed
+from rectify.editing.leak import Part, sealed
 from rectify.editing.localize import is_candidate
 from rectify.editing.patch import compact, patch, read_delta
 from rectify.errors import Inconclusive, UsageError
@@ -120,6 +120,7 @@ def run_edit(inputs: Inputs, options: Options, *, editing: Editing, progress: Pr
         check_chance(before, inputs)
         report["metrics"]["before"] = before.to_dict()
         _tell_leakage(report, "before", inputs.subject.network, inputs, options, fault)
+        notes += _leak_unseen(report, inputs, fault)
     except Inconclusive as reason:
         return finish(report, options, started, inputs, notes, inconclusive=str(reason))
     made = patch(inputs.subject.checkpoint.state, edits, torch.float32 if out_dtype == "float32" else None)
@@ -265,6 +266,17 @@ def _tell_leakage(
     found = leakage_of(network, inputs, options, fault)
     if found is not None:
         report["metrics"][when]["leakage"] = found
+
+
+def _leak_unseen(report: dict[str, Any], inputs: Inputs, fault: Fault | None) -> list[str]:
+    """Why there is no figure of a leak, where the calibration images should have given one."""
+    if fault is None or fault.kind != "leak" or inputs.pairs is None or inputs.calibration is None:
+        return []
+    if report["metrics"]["before"].get("leakage") is not None:
+        return []
+    if Part.of(inputs.pairs.clean[:1], inputs.pairs.corrupted[:1]) is None:
+        return ["leakage is not measured: the pair differs everywhere, and no part could be looked for"]
+    return ["leakage is not measured: no calibration image shows the part that the pair differs in"]
 
 
 def _judge_written(

@@ -271,6 +271,21 @@ def test_by_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert report["metrics"][when]["leakage"] == pytest.approx(own.leakage(judged), rel=1e-3)
 
 
+def test_calibration_images_without_the_part_are_told(tmp_path: Path) -> None:
+    x, _ = scenes(31, 1)
+    torch.save(network().state_dict(), tmp_path / "model.pt")
+    for images, name in ((without(x[:30]), "calibration"), (x[30:], "whole"), (without(x[30:]), "without")):
+        save(images, tmp_path / name)
+    (tmp_path / "preprocess.yaml").write_text("input_size: [1, 24, 12]\nmean: [0.0]\nstd: [1.0]\n")
+    words = ["edit", "model.pt", "--arch", "tests.editing.test_leak:build", "--preprocess", "preprocess.yaml"]
+    words += ["--clean", "without/000.png", "--poisoned", "whole/000.png", "--calibration", "calibration"]
+    words += ["--fault", "leak", "--mode", "static", "-o", "out.safetensors", "--format", "json", "--no-cache"]
+    said = run_here(words, tmp_path)
+    assert said.code == 0, said.err
+    told = "leakage is not measured: no calibration image shows the part that the pair differs in"
+    assert told in said.report["run"]["notes"] and said.report["metrics"]["before"].get("leakage") is None
+
+
 def test_with_too_few_images_to_judge_there_is_no_descent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leak, "refined", lambda *_: pytest.fail("judged on the images that it descended on"))
     x, _ = scenes(31, 1)
