@@ -360,12 +360,13 @@ def _choose_preprocess(
     arch: str | None, checkpoint: Checkpoint, given: Preprocess | None, overrides: Mapping[str, Any]
 ) -> Preprocess:
     found = given or checkpoint.preprocess
+    whole = {"input_size", "mean", "std"} <= overrides.keys()  # flags that say it all are a way out too
+    if found is None and checkpoint.preprocess_problem and not whole:  # not what timm says: the file says otherwise
+        raise PreprocessError(f"{checkpoint.preprocess_problem}; or pass --preprocess FILE")
     if found is None and arch is not None and arch.startswith("timm:"):
         found = timm_preprocess(arch)
     if found is not None and not overrides:
         return found
-    if found is None and checkpoint.preprocess_problem:
-        raise PreprocessError(f"{checkpoint.preprocess_problem}; or pass --preprocess FILE")
     if found is None and not overrides:
         raise PreprocessError(f"the preprocessing of {plain(checkpoint.path)} is unknown: pass {_PASS_PREPROCESS}")
     values = {**(found.to_dict() if found else {}), **overrides}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +11,12 @@ from typing import Any
 
 from rectify.errors import CheckpointError, CorruptCheckpoint, PreprocessError, UnsupportedCheckpoint
 from rectify.files.preprocess import Preprocess
-from rectify.files.words import listed, plain, reason
+from rectify.files.words import listed, plain, quoted, reason
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_WAY_OUT = "pass --input-size, --mean and --std"  # whoever reports the problem adds --preprocess FILE
+_BYTE = 1 / 255  # what pixels are multiplied by, unless a processor says otherwise
+_UNKNOWN = ("do_flip_channel_order", "do_pad", "rescale_offset", "offset", "include_top")  # of some, where it is true
 _PIL_FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 
 
@@ -151,42 +155,92 @@ def from_timm(cfg: Mapping[str, Any], source: str) -> Preprocess | None:
 
 def _from_processor(processor: Mapping[str, Any], source: str) -> Preprocess:
     """Hugging Face's image processors: sizes as a number or a dict, the filter as PIL's number."""
-    if processor.get("do_normalize", True):
-        mean, std = processor.get("image_mean"), processor.get("image_std")
-    else:
-        channels = len(processor.get("image_mean") or [0, 0, 0])
-        mean, std = [0.0] * channels, [1.0] * channels
-    if not isinstance(mean, list) or not isinstance(std, list):
-        raise PreprocessError(f"{plain(source)} lacks image_mean or image_std: pass --mean and --std")
+    if not _says(processor, "do_resize", True, source):
+        raise _not_ours("do_resize is false, and images must have one size", source)
+    for key in _UNKNOWN:
+        if processor.get(key):
+            raise _not_ours(f"{key} is {quoted(processor[key])}, which is not done here", source)
+    crops = _says(processor, "do_center_crop", False, source)
+    mean, std = _normalisation(processor, source)
     shorter, size = _sides(processor.get("size"), source)
-    if processor.get("do_center_crop") and processor.get("crop_size") is not None:
-        target = _sides(processor["crop_size"], source)[1]
-    else:
-        target = size
-    crop_pct = processor.get("crop_pct") or min(1.0, min(target) / shorter)
+    target = _sides(processor["crop_size"], source)[1] if crops and processor.get("crop_size") is not None else size
+    if target[0] > size[0] or target[1] > size[1]:
+        raise _not_ours("crop_size is larger than size, and no image is padded here", source)
+    told = processor.get("crop_pct")
+    crop_pct = min(target) / shorter if told is None else told
     squash = isinstance(processor.get("size"), Mapping) and "shortest_edge" not in processor["size"]
-    squash = squash and not processor.get("do_center_crop")  # height and width given: both are met, whatever the shape
-    if "crop_pct" in processor and not processor.get("do_center_crop") and shorter >= 384:
+    squash = squash and not crops  # height and width given: both are met, whatever the shape
+    if told is not None and not crops and shorter >= 384:
         crop_pct, squash = 1.0, True  # ConvNeXt's processor resizes large images without a crop
     wanted = {
         "input_size": [len(mean), *target],
         "mean": mean,
         "std": std,
         "crop_pct": crop_pct,
-        "interpolation": _PIL_FILTERS.get(processor.get("resample", 2), "bilinear"),
+        "interpolation": _filter(processor.get("resample"), source),
     }
     if squash:
         wanted["crop_mode"] = "squash"
     return Preprocess.from_dict(wanted, source)
 
 
+def _normalisation(processor: Mapping[str, Any], source: str) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation in units of 0..1, whatever pixels are multiplied by before they are applied."""
+    mean, std = processor.get("image_mean"), processor.get("image_std")
+    if not _says(processor, "do_normalize", True, source):
+        channels = len(mean) if isinstance(mean, list) and mean else 3
+        mean, std = [0.0] * channels, [1.0] * channels
+    if not isinstance(mean, list) or not isinstance(std, list) or not all(map(_is_number, mean + std)):
+        raise PreprocessError(f"{plain(source)} lacks image_mean or image_std: pass --mean and --std")
+    factor = processor.get("rescale_factor")
+    if not _says(processor, "do_rescale", True, source):
+        factor = 1.0
+    elif factor is None:
+        factor = _BYTE
+    elif not _is_number(factor) or factor <= 0:
+        raise _not_ours(f"rescale_factor is {quoted(factor)}", source)
+    if math.isclose(factor, _BYTE, rel_tol=1e-6):
+        return mean, std
+    # (f x - mean) / std of bytes x is (x / 255 - mean / 255 f) / (std / 255 f)
+    return [entry / (255 * factor) for entry in mean], [entry / (255 * factor) for entry in std]
+
+
+def _says(processor: Mapping[str, Any], key: str, default: bool, source: str) -> bool:
+    value = processor.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise _not_ours(f"{key} is {quoted(value)}, neither true nor false", source)
+    return value
+
+
+def _filter(number: Any, source: str) -> str:
+    if number is None:
+        return "bilinear"
+    if isinstance(number, bool) or not isinstance(number, int) or number not in _PIL_FILTERS:
+        raise _not_ours(f"resample is {quoted(number)}, no filter of PIL", source)
+    return _PIL_FILTERS[number]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_side(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _not_ours(what: str, source: str) -> PreprocessError:
+    return PreprocessError(f"{plain(source)}: {what}: {_WAY_OUT}")
+
+
 def _sides(size: Any, source: str) -> tuple[int, tuple[int, int]]:
     """Shorter side, and (height, width), of Hugging Face's size."""
     if isinstance(size, Mapping):
-        if isinstance(size.get("shortest_edge"), int):
+        if _is_side(size.get("shortest_edge")):
             return size["shortest_edge"], (size["shortest_edge"],) * 2
-        if isinstance(size.get("height"), int) and isinstance(size.get("width"), int):
+        if _is_side(size.get("height")) and _is_side(size.get("width")):
             return min(size["height"], size["width"]), (size["height"], size["width"])
-    if isinstance(size, int) and not isinstance(size, bool):
+    if _is_side(size):
         return size, (size, size)
     raise PreprocessError(f"{plain(source)} has a size that rectify does not understand: pass --input-size")

@@ -12,13 +12,24 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from rectify.errors import CheckpointError, CorruptCheckpoint, UnsafeCheckpoint, UnsupportedCheckpoint, UsageError
+from rectify.errors import (
+    CheckpointError,
+    CorruptCheckpoint,
+    PreprocessError,
+    UnsafeCheckpoint,
+    UnsupportedCheckpoint,
+    UsageError,
+)
+from rectify.files.architectures import _choose_preprocess
 from rectify.files.checkpoint import Checkpoint, read_checkpoint, read_tensors, sha256_of, write_tensors
+from rectify.files.preprocess import Preprocess
 
 
 def same(checkpoint: Checkpoint, state: dict[str, Tensor]) -> bool:
@@ -399,6 +410,68 @@ def test_processors(
     assert checkpoint.preprocess is not None and checkpoint.num_classes == 5
     assert checkpoint.preprocess.input_size == (3, size, size) and checkpoint.preprocess.crop_pct == crop
     assert checkpoint.preprocess.mean == ((0.0,) * 3 if processor.get("do_normalize") is False else (0.5,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("processor", "factor"),
+    [
+        ({"do_rescale": False}, 1.0),
+        ({"do_rescale": False, "do_normalize": False, "image_mean": 5}, 1.0),
+        ({"rescale_factor": 1 / 127.5, "do_normalize": False}, 1 / 127.5),
+        ({"rescale_factor": 0.00392156862745098}, 1 / 255),
+    ],
+)
+def test_what_pixels_are_multiplied_by(
+    processor: dict[str, Any], factor: float, tmp_path: Path, state: dict[str, Tensor]
+) -> None:
+    mean, std = ([0.0] * 3, [1.0] * 3) if "do_normalize" in processor else ([0.25, 0.5, 0.75], [0.5, 0.25, 0.125])
+    config = {"image_mean": mean, "image_std": std, "size": 4, **processor}
+    found = read_checkpoint(folder(tmp_path / "hub", state, config={}, preprocessor_config=config)).preprocess
+    assert found is not None
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    wanted = (pixels * factor - np.array(mean)) / np.array(std)
+    assert np.allclose(found.tensor(Image.fromarray(pixels)).permute(1, 2, 0), wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"do_resize": False},
+        {"do_resize": "no"},
+        {"do_rescale": 1},
+        {"do_flip_channel_order": True},
+        {"rescale_factor": 0},
+        {"rescale_factor": "1/255"},
+        {"rescale_factor": [1]},
+        {"resample": 9},
+        {"resample": [1]},
+        {"resample": True},
+        {"size": {"shortest_edge": 0}},
+        {"size": {"shortest_edge": True}},
+        {"size": {"height": "16", "width": 16}},
+        {"size": -4},
+        {"do_center_crop": True, "crop_size": 64},
+        {"do_center_crop": True, "crop_size": 0},
+        {"crop_pct": 0},
+        {"crop_pct": "x"},
+        {"image_mean": ["a", 1, 2]},
+        {"image_mean": 5},
+        {"image_std": [0, 0, 0]},
+    ],
+)
+def test_a_processor_that_cannot_be_followed_is_told_and_overruled(
+    wrong: dict[str, Any], tmp_path: Path, state: dict[str, Tensor]
+) -> None:
+    config = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"shortest_edge": 32}, **wrong}
+    path = folder(tmp_path / "hub", state, config=TIMM, preprocessor_config=config)
+    checkpoint = read_checkpoint(path)
+    assert checkpoint.preprocess is None and "preprocessor_config.json" in checkpoint.preprocess_problem
+    with pytest.raises(PreprocessError, match="or pass --preprocess FILE"):
+        _choose_preprocess("timm:resnet18", checkpoint, None, {})
+    given = Preprocess((3, 8, 8), (0.5,) * 3, (0.5,) * 3)
+    assert _choose_preprocess("timm:resnet18", checkpoint, given, {}) == given
+    flags = {"input_size": 8, "mean": [0.5] * 3, "std": [0.5] * 3}
+    assert _choose_preprocess(None, checkpoint, None, flags) == given
 
 
 def test_folder_with_pytorch_weights(tmp_path: Path, state: dict[str, Tensor]) -> None:
