@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import math
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
@@ -35,6 +36,10 @@ def path(raw: Any) -> Path:
         raise ValueError(f"must be a path, not {raw!r}")
     if "\0" in str(raw):
         raise ValueError("must be a path without NUL bytes")
+    try:
+        os.fsencode(raw)
+    except UnicodeEncodeError:  # half of a character, which YAML can say; bytes of a file's name that are no text pass
+        raise ValueError(f"must be a path, and no file is called {str(raw)!a}") from None
     return Path(raw).expanduser()
 
 

@@ -16,6 +16,7 @@ from rectify.errors import CheckpointError, OutputError
 from rectify.files.words import no_such_file, plain, reason
 
 _BLOCK = 1 << 20
+_LONGEST = 255  # bytes of a file's name
 ABANDONED = 3600.0  # seconds after which nobody writes a file any more that has not changed since
 
 
@@ -74,6 +75,9 @@ def check_target(path: Path, *, force: bool, never: Collection[Path] = (), flag:
             raise OutputError(f"{plain(path)} is the input {plain(other)}, never overwritten: {rename_it}")
     if _is_running(path):
         raise OutputError(f"{plain(path)} is code that this command runs, never overwritten: {rename_it}")
+    if len(os.fsencode(path.name)) > _LONGEST:
+        told = f"its name has {len(os.fsencode(path.name))} bytes, of {_LONGEST} that a file's name may have"
+        raise OutputError(f"cannot write {plain(path)}: {told}; give a shorter one")
     if os.path.isdir(path):
         raise OutputError(f"{plain(path)} is a folder: give a file name, such as {plain(path / 'out.safetensors')}")
     if os.path.exists(path) and not os.path.isfile(path):
@@ -137,7 +141,7 @@ def write_atomic(path: Path, data: bytes | str, *, force: bool = True) -> None:
     path : Path
         The target.
     data : bytes or str
-        What to write; text is written as UTF-8.
+        What to write; text is written as UTF-8, with escapes for what a file's name holds that is no text.
     force : bool
         Whether an existing file may be replaced.
 
@@ -146,7 +150,7 @@ def write_atomic(path: Path, data: bytes | str, *, force: bool = True) -> None:
     OutputError
         If the file cannot be written, with what to type instead.
     """
-    content = data.encode() if isinstance(data, str) else data
+    content = data.encode(errors="backslashreplace") if isinstance(data, str) else data
     write_parts(path, (content,), force=force)
 
 
@@ -213,8 +217,9 @@ def clear_partials(folder: Path, pattern: str, age: float = 0.0) -> None:
 
 
 def shortened(name: str, limit: int = 220) -> str:
-    """Room for the random part within the 255 bytes that file systems allow."""
-    return name if len(name.encode()) <= limit else name.encode()[:limit].decode(errors="ignore")
+    """Room for the random part within the 255 bytes that file systems allow; what is no text may be left out then."""
+    raw = os.fsencode(name)
+    return name if len(raw) <= limit else raw[:limit].decode(errors="ignore")
 
 
 def _write_and_sync(partial: Path, *parts: bytes | memoryview) -> None:

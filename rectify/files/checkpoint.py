@@ -214,6 +214,8 @@ def _preprocess_of(
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
+        if not _is_text(path):
+            return _loaded(path.read_bytes())
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
             metadata = _parse_metadata(file.metadata())
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
@@ -223,6 +225,22 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if isinstance(error, OSError) and error.errno is not None:
             raise CorruptCheckpoint(f"{plain(path)} cannot be read: {reason(error)}") from None
         raise CorruptCheckpoint(f"{plain(path)} is a damaged safetensors file: copy or download it again") from None
+
+
+def _is_text(path: Path) -> bool:
+    """Whether its name is UTF-8: torch maps no other file into memory."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _loaded(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the metadata of a file's bytes."""
+    tensors = safetensors.torch.load(data)  # checks the header too
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return tensors, _parse_metadata(header.get("__metadata__"))
 
 
 def _parse_metadata(metadata: Mapping[str, str] | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -92,4 +93,4 @@ def _beside(picture: Path, page: Path) -> str:
             raise OutputError(f"{picture}: the picture for {page} cannot be read ({error.strerror})") from error
         picture = folder / f"{page.stem}.{picture.name}"
         write_atomic(picture, data, force=True)
-    return quote(picture.resolve().relative_to(folder).as_posix())
+    return quote(os.fsencode(picture.resolve().relative_to(folder).as_posix()))  # whatever bytes its name has

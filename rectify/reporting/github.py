@@ -51,7 +51,7 @@ def append_summary(report: Report) -> str | None:
     if not name:
         return None
     try:
-        with Path(name).open("a", encoding="utf-8") as file:
+        with Path(name).open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(to_markdown(report) + "\n")
     except OSError as error:
         return f"the step summary could not be written: {error.strerror or error}"

@@ -180,7 +180,7 @@ def test_places_that_cannot_be_written(tensors: dict[str, Tensor], tmp_path: Pat
         tmp_path / "folder": r"is a folder: give a file name, such as .*folder/out\.safetensors",
         Path("/proc/o.safetensors"): r"cannot write /proc/o\.safetensors: No such file or directory; make room",
         Path("/dev/null"): "device or a pipe",
-        tmp_path / ("x" * 300): "cannot write .*File name too long",
+        tmp_path / ("x" * 300): "cannot write .*its name has 300 bytes, of 255",
     }
     for path, words in places.items():
         with pytest.raises(OutputError, match=words) as caught:
@@ -306,6 +306,27 @@ def test_what_safetensors_cannot_hold(tensors: dict[str, Tensor], metadata: dict
     with pytest.raises(OutputError, match="cannot be written as safetensors") as caught:
         write_tensors(tmp_path / "o.safetensors", tensors, metadata)
     assert "\n" not in str(caught.value) and os.listdir(tmp_path) == []
+
+
+def test_a_name_that_is_no_text(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"\xff" * 230 + b".safetensors")  # so long that half-written ones have less of it
+    try:
+        path.touch()
+    except OSError:
+        pytest.skip("this file system has no such names")
+    write_tensors(path, tensors, {"kind": "model"}, force=True)
+    found, metadata = read_tensors(path)
+    assert metadata == {"kind": "model"} and found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+    assert leftovers(tmp_path) == []
+    write_atomic(tmp_path / "report.md", f"of {path.name[:1]}")
+    assert (tmp_path / "report.md").read_text() == "of \\udcff"
+
+
+def test_a_name_that_is_too_long_is_told_early(tmp_path: Path) -> None:
+    check_target(tmp_path / ("模" * 85), force=False)
+    with pytest.raises(OutputError, match="its name has 258 bytes, of 255 that a file's name may have; give a shorter"):
+        check_target(tmp_path / ("模" * 86), force=False)
 
 
 def test_a_folder_without_the_right_to_write_is_told_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
