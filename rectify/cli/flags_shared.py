@@ -86,7 +86,7 @@ PREPROCESS = (
 )
 COMPUTE = (
     flag("device", "Compute", "Where to compute.", values.device, "auto|cpu|cuda[:i]", default="auto"),
-    flag("seed", "Compute", "Seed of everything random.", values.whole(0), "N", default=0),
+    flag("seed", "Compute", "Seed of everything random.", values.seed, "N", default=0),
     flag("batch_size", "Compute", "Images at a time, at most.", values.whole(1), "N", default=64),
     flag(
         "cache_dir",

@@ -71,6 +71,17 @@ def whole(least: int) -> Reader:
     return read
 
 
+MOST_SEED = 2**63 - 1  # what every generator of torch takes
+
+
+def seed(raw: Any) -> int:
+    """A whole number that every generator takes."""
+    value: int = whole(0)(raw)
+    if value > MOST_SEED:
+        raise ValueError(f"must be a whole number from 0 to {MOST_SEED}, not {raw!r}")
+    return value
+
+
 def number(raw: Any) -> float:
     """A finite number."""
     try:

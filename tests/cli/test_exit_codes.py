@@ -157,6 +157,7 @@ def test_interrupted_is_130(rectify_, library) -> None:
         ([*EDIT, "--format", "yaml"], "--format must be text|json|markdown|junit|github"),
         ([*EDIT, "--device", "gpu"], "--device must be auto, cpu, cuda or cuda:N, not 'gpu'"),
         ([*EDIT, "--batch-size", "0"], "--batch-size must be a whole number of at least 1"),
+        ([*EDIT, "--seed", str(2**63)], "--seed must be a whole number from 0 to 9223372036854775807, not"),
         ([*EDIT, "--arch-arg", "width"], "--arch-arg must be k=v, not 'width'"),
         ([*EDIT, "--mean", "a,b"], "--mean must be numbers with commas"),
         ([*EDIT, "--input-size", "1,2"], "--input-size must be a number of pixels, or channels,height,width"),

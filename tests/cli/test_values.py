@@ -18,6 +18,8 @@ from rectify.cli import values
         (values.switch, False, False),
         (values.whole(0), "0", 0),
         (values.whole(1), 7, 7),
+        (values.seed, "9223372036854775807", 2**63 - 1),
+        (values.path, "\udcff.pt", Path("\udcff.pt")),  # bytes of a name that are no text
         (values.number, "1e-3", 0.001),
         (values.number, 2, 2.0),
         (values.fraction, "0.05", 0.05),
@@ -48,9 +50,10 @@ def test_good(reader, raw, meaning) -> None:
     ("reader", "raw"),
     [
         *[(values.text, raw) for raw in ("", True, None, [], {})],
-        *[(values.path, raw) for raw in ("", " ", 3, None, "a\0b")],
+        *[(values.path, raw) for raw in ("", " ", 3, None, "a\0b", "a\ud800b")],
         *[(values.switch, raw) for raw in ("maybe", 2, None)],
         *[(values.whole(1), raw) for raw in ("0", "1.5", 1.0, True, "x", None, "", [])],
+        *[(values.seed, raw) for raw in (2**63, str(2**64), -1, 1.0, True, None)],
         *[(values.number, raw) for raw in ("nan", "inf", "", None, True, [], "1,5")],
         *[(values.fraction, raw) for raw in ("-0.1", "1.01", "50", 101, "nan")],
         *[(values.floor, raw) for raw in (-1, "nan")],
