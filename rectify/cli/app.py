@@ -154,9 +154,8 @@ def _judge(settings: Settings, terminal: Terminal) -> int:
     with _contained(settings):
         result = COMMANDS[settings.command].run(settings, terminal)
         terminal.stop()
-        shown = outputs.shown(result.report, settings)
-        outputs.write_reports(result, settings, terminal)  # first: stdout shall not say that all went well if they fail
-    write_stdout(shown)
+        said = outputs.told(result, settings, terminal)  # reports first: stdout shall not say that all went well if not
+    write_stdout(said)
     outputs.say_files(result.report, settings, terminal)
     return int(result.report["exit_code"])
 

@@ -124,20 +124,38 @@ def shown(report: dict[str, Any], settings: Settings) -> str:
     return captured.get()
 
 
-def write_reports(result: Result, settings: Settings, terminal: Terminal) -> None:
-    """Write every --report file, with pictures where the kind can hold them."""
+def told(result: Result, settings: Settings, terminal: Terminal) -> str:
+    """Write every --report file, with pictures where the kind can hold them; what stdout is to say.
+
+    The files of an edit lie there by now: if this fails or is interrupted, it is said where.
+
+    Raises
+    ------
+    OutputError
+        If a report cannot be written.
+    """
+    written: list[Path] = []
+    try:
+        said = shown(result.report, settings)
+        _write_reports(result, settings, terminal, written)
+    except (OutputError, KeyboardInterrupt):
+        terminal.stop()
+        _say_edited(result.report, terminal)
+        _say_reports(written, terminal)
+        raise
+    return said
+
+
+def _write_reports(result: Result, settings: Settings, terminal: Terminal, written: list[Path]) -> None:
     from rectify.cli.pictures import pictures_for
     from rectify.reporting.files import write_report
 
     wanted = _reports(settings)
     _say_replaced(wanted, settings, terminal)
-    try:
-        with pictures_for(result, terminal) as pictures:
-            for path in wanted:
-                write_report(result.report, path, pictures(path))
-    except OutputError:
-        _say_edited(result.report, terminal)  # it lies there all the same
-        raise
+    with pictures_for(result, terminal) as pictures:
+        for path in wanted:
+            write_report(result.report, path, pictures(path))
+            written.append(path)
 
 
 def _reports(settings: Settings) -> list[Path]:
@@ -164,7 +182,11 @@ def say_files(report: dict[str, Any], settings: Settings, terminal: Terminal) ->
     if settings["format"] != "text" and report["verdict"] != "pass":
         terminal.note(f"{report['verdict']}: {report.get('reason', '')}".rstrip(": "))
     _say_edited(report, terminal)
-    for path in _reports(settings):
+    _say_reports(_reports(settings), terminal)
+
+
+def _say_reports(paths: Iterable[Path], terminal: Terminal) -> None:
+    for path in paths:
         terminal.note(f"report: {path}")
 
 

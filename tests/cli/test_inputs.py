@@ -163,6 +163,20 @@ def test_pictures_are_in_the_page_and_beside_the_markdown(folder, jobs, rectify_
     assert json.loads(Path("out.json").read_text())["edit"]["out"]["bytes"] == 1234
 
 
+def test_what_lies_there_is_said_where_the_reports_are_interrupted(folder, jobs, rectify_, monkeypatch) -> None:
+    from rectify.cli import pictures
+
+    def stop(result: object, path: Path) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pictures, "_layers", stop)
+    jobs.fill = pictured
+    said = rectify_("edit", *PAIR, "--report", "out.json", "--report", "out.html")
+    assert (said.code, said.out) == (130, "") and not Path("out.html").exists()
+    lines = ["repaired model: edited.safetensors (1.2 kB)", "report: out.json", "interrupted"]
+    assert said.err.splitlines()[-3:] == lines
+
+
 def test_rows_of_the_picture(folder, jobs, rectify_) -> None:
     from rectify.cli.outputs import Result
     from rectify.cli.pictures import pair_rows
