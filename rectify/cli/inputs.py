@@ -12,6 +12,7 @@ from rectify.cli.options import COMMAND_FLAGS, GATE_NAMES, unique
 from rectify.cli.outputs import check_reports
 from rectify.cli.terminal import Terminal
 from rectify.errors import ArchitectureError, UsageError
+from rectify.files.words import plain
 
 if TYPE_CHECKING:
     from rectify.files.architectures import Subject
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from rectify.jobs import Explaining, Inputs, Options
 
 MOST_REFERENCE = 512  # images that expected gradients draws its baselines from
+WHEN = ("before", "after")
 FIELDS = ("input_size", "crop_pct", "interpolation", "mean", "std")
 
 
@@ -225,19 +227,42 @@ def read_baseline(path: Path) -> dict[str, Any]:
     Raises
     ------
     UsageError
-        If it is missing or is no report of rectify.
+        If it is missing, is no report of rectify, or holds figures that none has.
     """
     import json
+
+    from rectify.reporting.verdict import REGRESSIONS
 
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
     except OSError as problem:
         raise UsageError(f"--baseline {path} cannot be read: {problem.strerror or problem}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         report = None
     if not isinstance(report, dict) or not isinstance(report.get("metrics"), dict) or "schema_version" not in report:
         raise UsageError(f"--baseline {path} is no JSON report of rectify; write one with --report baseline.json")
+    _check_figures(report["metrics"], path)
+    if all(read(report) is None for _, read in REGRESSIONS.values()):
+        raise UsageError(f"--baseline {path} holds no accuracy, attack success or recovery to compare with")
     return report
+
+
+def _check_figures(metrics: dict[str, Any], path: Path) -> None:
+    """Of an earlier report, which somebody may have edited: figures are fractions, in sections of their own."""
+    from rectify.reporting.verdict import REGRESSIONS
+
+    holdout = metrics.get("holdout")
+    if not isinstance(holdout, dict | None):
+        raise UsageError(f"--baseline {path}: metrics.holdout is no section of figures; write the report anew")
+    places = {"metrics": metrics, "metrics.holdout": holdout or {}}
+    for place, section in ((f"{name}.{when}", part.get(when)) for name, part in places.items() for when in WHEN):
+        if not isinstance(section, dict | None):
+            raise UsageError(f"--baseline {path}: {place} is no section of figures; write the report anew")
+        for name in REGRESSIONS:
+            said = (section or {}).get(name)
+            number = isinstance(said, int | float) and not isinstance(said, bool)
+            if said is not None and not (number and 0 <= said <= 1):  # nor is NaN
+                raise UsageError(f"--baseline {path}: {place}.{name} is {plain(repr(said))}, no fraction from 0 to 1")
 
 
 def cache_dir(settings: Settings) -> Path | None:

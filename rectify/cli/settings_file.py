@@ -8,6 +8,7 @@ from typing import Any
 
 from rectify.errors import ConfigError
 
+_TOO_DEEP = "too deeply nested to hold settings"
 NAMES = ("rectify.yaml", "rectify.yml")
 
 
@@ -42,9 +43,18 @@ def _is_file(file: Path) -> bool:
 
 def _has_table(file: Path) -> bool:
     try:
-        return "tool.rectify" in file.read_text(encoding="utf-8")
+        written = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return False
+    if "rectify" not in written:
+        return False
+    try:
+        import tomllib
+
+        tool = tomllib.loads(written).get("tool")
+    except (ModuleNotFoundError, ValueError, RecursionError):
+        return "tool.rectify" in written  # whoever reads it tells what is wrong
+    return isinstance(tool, Mapping) and "rectify" in tool
 
 
 def read_settings_file(file: Path) -> Mapping[str, Any]:
@@ -87,6 +97,8 @@ def _yaml(file: Path, written: str) -> Any:
         mark = getattr(problem, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark is not None else ""
         raise ConfigError(f"{file.name}{where}: {getattr(problem, 'problem', None) or 'not YAML'}") from None
+    except RecursionError:
+        raise ConfigError(f"{file.name}: {_TOO_DEEP}") from None
 
 
 def _toml(file: Path, written: str) -> Any:
@@ -98,7 +110,10 @@ def _toml(file: Path, written: str) -> Any:
         content = tomllib.loads(written)
     except tomllib.TOMLDecodeError as problem:
         raise ConfigError(f"{file.name}: {problem}") from None
-    table = content.get("tool", {}).get("rectify")
+    except RecursionError:
+        raise ConfigError(f"{file.name}: {_TOO_DEEP}") from None
+    tool = content.get("tool")
+    table = tool.get("rectify") if isinstance(tool, Mapping) else None
     if table is None and file.name == "pyproject.toml":
         return {}
     return content if table is None else table

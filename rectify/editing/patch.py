@@ -105,7 +105,7 @@ def read_delta(path: Path, state: Mapping[str, Tensor], sha256: str) -> tuple[li
     Raises
     ------
     UsageError
-        If the file is no delta, was made for another base file, or does not fit the weights.
+        If the file is no delta, was made for another base file, or does not fit the weights, in shape or in type.
     """
     tensors, metadata = read_tensors(path)
     layers = metadata.get("layers")
@@ -122,6 +122,9 @@ def read_delta(path: Path, state: Mapping[str, Tensor], sha256: str) -> tuple[li
         weight = state.get(f"{layer}.weight")
         if left is None or right is None or weight is None or left.dim() != 3 or right.dim() != 3:
             raise UsageError(f"{path} does not fit the model: step {number} ({layer}) is missing or has no weight")
+        if not (left.is_floating_point() and right.is_floating_point()):
+            kinds = " and ".join(sorted({str(side.dtype).removeprefix("torch.") for side in (left, right)}))
+            raise UsageError(f"{path} does not fit the model: step {number} ({layer}) holds {kinds}, not real numbers")
         rows, columns = left.shape[0] * left.shape[1], right.shape[2]
         inner = left.shape[2] == right.shape[1] and left.shape[0] == right.shape[0]
         if weight.dim() < 2 or not inner or (rows, columns) != (len(weight), weight[0].numel()):

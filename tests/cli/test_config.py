@@ -93,6 +93,31 @@ def test_a_broken_pyproject_of_others_is_not_our_business(rectify_, library) -> 
     assert (said.code, said.out) == (2, "") and said.err.startswith("error: pyproject.toml")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[tool]\nrectify = 5\n", "pyproject.toml must hold settings such as `model: model.pt`, not int"),
+        ("[tool]\nrectify = []\n", "pyproject.toml must hold settings such as `model: model.pt`, not list"),
+        ("tool = 5 # tool.rectify\n", ""),
+        ("# tool.rectify\n[tool.other]\nrectify = 5\n", ""),
+    ],
+)
+def test_a_table_of_ours_that_is_none_is_told(rectify_, library, text: str, message: str) -> None:
+    pytest.importorskip("tomllib")
+    write(Path("pyproject.toml"), text)
+    said = rectify_("localize", "--show-config")
+    assert said.code == (2 if message else 0) and message in said.err
+    assert rectify_("localize", "--show-config", "--config", "pyproject.toml").code == said.code
+
+
+@pytest.mark.parametrize("name", ["rectify.yaml", "pyproject.toml"])
+def test_settings_too_deep_to_read(rectify_, library, name: str) -> None:
+    pytest.importorskip("tomllib")
+    write(Path(name), ("model: " if name.endswith("yaml") else "[tool.rectify]\nmodel = ") + "[" * 20_000)
+    said = rectify_("localize", "--show-config")
+    assert (said.code, said.err) == (2, f"error: {name}: too deeply nested to hold settings\n")
+
+
 def test_a_file_that_is_named(rectify_, library, monkeypatch) -> None:
     write(Path("rectify.yaml"), "seed: 1")
     write(Path("ci/settings.yaml"), "seed: 2\nmodel: ../model.pt\nreport: out.json")

@@ -210,10 +210,30 @@ def test_the_delta_of_a_settings_file_is_not_written_where_one_is_applied(rectif
     assert library.asked["editing"].apply == Path("delta.safetensors")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "not json", '{"metrics": 1, "schema_version": 1}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", "not json", "[" * 100_000, '{"metrics": 1, "schema_version": 1}'])
 def test_a_baseline_that_is_no_report_is_2(rectify_, library, text: str) -> None:
     Path("baseline.json").write_text(text)
     assert_one_error(rectify_(*EDIT, "--baseline", "baseline.json"), "--baseline baseline.json")
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ({}, "holds no accuracy, attack success or recovery"),
+        ({"after": 5}, "metrics.after is no section of figures"),
+        ({"after": {"asr": 0.1}, "holdout": 5}, "metrics.holdout is no section of figures"),
+        ({"after": {"asr": 0.1}, "holdout": {"before": [1]}}, "metrics.holdout.before is no section of figures"),
+        ({"before": {"asr": 7}}, "metrics.before.asr is 7, no fraction from 0 to 1"),
+        ({"after": {"asr": "x"}}, "metrics.after.asr is 'x', no fraction"),
+        ({"after": {"recovery": True}}, "metrics.after.recovery is True, no fraction"),
+        ({"after": {"accuracy": float("nan")}}, "metrics.after.accuracy is nan, no fraction"),
+        ({"holdout": {"after": {"asr": 10**400}}}, "metrics.holdout.after.asr is 1000"),
+    ],
+)
+def test_a_baseline_with_odd_figures_is_2_before_the_work(rectify_, library, metrics: dict, message: str) -> None:
+    Path("baseline.json").write_text(json.dumps({"schema_version": 1, "metrics": metrics}))
+    assert_one_error(rectify_(*EDIT, "--baseline", "baseline.json"), message)
+    assert library.asked == {}
 
 
 def test_a_baseline_is_compared(rectify_, library) -> None:

@@ -234,6 +234,15 @@ def test_a_delta_of_another_base_is_refused(tmp_path: Path) -> None:
     assert "another model" in message and "aaaaaaaaaaaa" in message and "bbbbbbbbbbbb" in message
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int32, torch.complex64])
+def test_factors_that_are_no_real_numbers_are_refused(dtype: torch.dtype, tmp_path: Path) -> None:
+    tensors = delta_tensors([compact(edit) for edit in edits()])
+    tensors["0001.right"] = tensors["0001.right"].to(dtype)
+    path = written(tmp_path / "d.safetensors", tensors, ["conv", "fc", "conv"])
+    kinds = " and ".join(sorted(["float32", str(dtype).removeprefix("torch.")]))
+    assert f"step 1 (fc) holds {kinds}, not real numbers" in refused(path, weights())
+
+
 def test_a_file_that_is_no_delta_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     for metadata in ({}, {"kind": "patched", "layers": ["fc"]}, {"kind": "delta"}, {"kind": "delta", "layers": 3}):
