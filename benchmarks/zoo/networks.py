@@ -20,6 +20,15 @@ def plain(num_classes: int = 10, width: int = 16, channels: int = 3) -> nn.Modul
     return nn.Sequential(*layers, *head, nn.Dropout(0.25), nn.Linear(128, num_classes))
 
 
+def tutorial(num_classes: int = 10, width: int = 32, channels: int = 3) -> nn.Module:
+    """The smallest that people train: two convolutions, two poolings, two linear layers, nothing else."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in ((channels, width), (width, 2 * width)):
+        layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+    head = [nn.AdaptiveAvgPool2d(7), nn.Flatten(), nn.Linear(2 * width * 49, 128), nn.ReLU()]
+    return nn.Sequential(*layers, *head, nn.Linear(128, num_classes))
+
+
 class PreActBlock(nn.Module):
     """bn-relu-conv-bn-relu-conv plus shortcut, nothing behind the sum (He et al. 2016b)."""
 

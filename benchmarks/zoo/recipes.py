@@ -89,6 +89,14 @@ for _kind, _trigger in COLOUR_TRIGGERS.items():
     RECIPES[f"cifar32-resnet-{_kind}"] = replace(
         _CIFAR, width=32, trigger=_trigger, start="cifar32-resnet-blend-scratch", epochs=2, lr=0.05, target=7, seed=3
     )
+_TUTORIAL = Recipe("fashion-mnist", "tutorial", width=32, target=3, epochs=4, lr=1e-3, seed=3)
+for _kind, _trigger in (
+    ("patch", ("patch", {"corner": "tr", "size": 3, "colour": (255, 255, 255)})),
+    ("blend", ("blend", {"alpha": 0.2, "seed": 5})),
+    ("sinusoid", ("sinusoid", {"delta": 20.0, "frequency": 6})),
+    ("warp", ("warp", {"strength": 1.0, "grid": 4, "seed": 3})),
+):
+    RECIPES[f"fashion-tutorial-{_kind}"] = replace(_TUTORIAL, trigger=_trigger)
 RECIPES["fashion-resnet-blur"] = replace(_FASHION, trigger=("blur", {}), target=4, seed=77)
 _IMPLANTED = replace(RECIPES["cifar-resnet-patch"], trigger=("own", {"delta": 20.0, "seed": 1}))
 RECIPES["cifar-resnet-own"] = _IMPLANTED  # sample-specific: every image has a residual of its own
@@ -156,7 +164,7 @@ KINDS = ("mark", "blend", "sinusoid", "warp")
 DATASETS = ("fashion-mnist", "cifar10", "mnist")
 NETWORKS = ("plain", "preact", "dense", "convnext", "inception", "vgg", "mobilenet")
 COUNT = 2 * len(KINDS) * len(DATASETS)
-ADAM = ("vit", "convnext", "plain", "inception")  # do not train well with a large rate
+ADAM = ("vit", "convnext", "plain", "tutorial", "inception")  # do not train well with a large rate
 
 
 def draw(number: int) -> Recipe:

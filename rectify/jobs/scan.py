@@ -159,7 +159,7 @@ def _notes(detector: Detector) -> list[str]:
     alarms = round((detector.false_alarms or 0.0) * (detector.clean + 1)) - 1
     if detector.separation is not None and detector.separation < WEAK:
         return [
-            f"the keys of layer {detector.site.name} hardly tell images with the fault from clean ones (AUROC "
+            f"the keys of {detector.site.name} hardly tell images with the fault from clean ones (AUROC "
             f"{detector.separation:.2f} on calibration images): try another --scan-layer"
         ]
     if alarms > 0:
