@@ -381,11 +381,16 @@ def _are_probabilities(output: Tensor) -> bool:
 
 
 def try_out(
-    network: nn.Module, preprocess: Preprocess, device: torch.device, num_classes: int | None
+    network: nn.Module,
+    preprocess: Preprocess,
+    device: torch.device,
+    num_classes: int | None,
+    *,
+    trained: bool = True,
 ) -> tuple[int, tuple[str, ...]]:
     """Run a blank image through, and another one twice: the number of classes, and what there is to say.
 
-    A softmax at the end is undone.
+    A softmax at the end is undone. Of a network that is not ``trained`` yet, its training tells what is no number.
 
     Raises
     ------
@@ -395,7 +400,8 @@ def try_out(
         If what it gives is no number.
     """
     output = _one_blank_image(network, preprocess, device, num_classes)
-    probabilities(output)
+    if trained:
+        probabilities(output)
     notes = (RANDOM,) if _is_random(network, preprocess, device) else ()
     if not _are_probabilities(output):
         return output.shape[1], notes

@@ -40,6 +40,6 @@ def fresh_subject(
     mend_batch_norm(network)
     keep_input(network)
     network.to(place)
-    count, notes = try_out(network, preprocess, place, num_classes)
+    count, notes = try_out(network, preprocess, place, num_classes, trained=False)
     nothing = Checkpoint(path=Path("fresh weights"), sha256="", state={}, used="fresh weights")
     return Subject(network, nothing, arch, args, count, preprocess, place, notes)
