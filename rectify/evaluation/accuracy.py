@@ -52,11 +52,11 @@ def softmax(network: nn.Module, x: Tensor, batch: int, device: torch.device) -> 
         If the network gives what is no number: it would be judged by the class that comes first.
     """
     batch = images_a_pass(x, batch, device)
-    parts = [probabilities(network(x[i : i + batch].to(device))).cpu() for i in range(0, len(x), batch)]
+    parts = [finite_softmax(network(x[i : i + batch].to(device))).cpu() for i in range(0, len(x), batch)]
     return torch.cat(parts)
 
 
-def probabilities(logits: Tensor) -> Tensor:
+def finite_softmax(logits: Tensor) -> Tensor:
     """Softmax of logits (N, classes), in float32. Logits of -inf are classes that a network rules out.
 
     Raises
@@ -90,7 +90,7 @@ def accuracy(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor | None]]
         if labels is None:
             raise ValueError("accuracy needs labels")
         batch = images_a_pass(images, len(images), device)
-        called = [probabilities(network(part.to(device))).argmax(1).cpu() for part in images.split(batch)]
+        called = [finite_softmax(network(part.to(device))).argmax(1).cpu() for part in images.split(batch)]
         right += int((torch.cat(called) == labels).sum())
         total += len(labels)
     if not total:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from rectify.errors import ArchitectureError, PreprocessError, UsageError
-from rectify.evaluation.accuracy import probabilities
+from rectify.evaluation.accuracy import finite_softmax
 from rectify.files.builders import construct, guess_classes, timm_preprocess
 from rectify.files.checkpoint import Checkpoint, read_checkpoint
 from rectify.files.imports import current_folder_importable
@@ -401,7 +401,7 @@ def try_out(
     """
     output = _one_blank_image(network, preprocess, device, num_classes)
     if trained:
-        probabilities(output)
+        finite_softmax(output)
     notes = (RANDOM,) if _is_random(network, preprocess, device) else ()
     if not _are_probabilities(output):
         return output.shape[1], notes

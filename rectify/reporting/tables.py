@@ -192,9 +192,8 @@ def step_table(report: Report) -> Table | None:
     )
     rows = tuple(_step_row(step) for step in edit["steps"] if step["kept"])
     mode, policy = edit["mode"], edit.get("policy") or ""
-    how = (
-        policy if policy.startswith(mode) else ", ".join(filter(None, (mode, policy)))
-    )  # "static edit of fc" says both
+    says_both = policy.startswith(mode)  # "static edit of fc"
+    how = policy if says_both else ", ".join(filter(None, (mode, policy)))
     return Table("edit", printable(f"Edit ({how})"), columns, rows, _changed_note(edit))
 
 
