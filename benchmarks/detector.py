@@ -36,7 +36,8 @@ from rectify.editing.casebook import Case
 from rectify.editing.detector import Detector, direction_of, fit_detector, mean_key, pool
 from rectify.editing.judge import probabilities
 from rectify.editing.localize import localize, second_moments
-from rectify.editing.repair import Workshop, affordable_trials, trials
+from rectify.editing.repair import affordable_trials, trials
+from rectify.editing.workshop import Workshop
 from rectify.evaluation.ranks import auroc
 from rectify.model.record import record
 from rectify.model.trace import Site, survey

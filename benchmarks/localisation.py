@@ -28,7 +28,8 @@ from benchmarks.zoo.recipes import RECIPES
 from benchmarks.zoo.train import measure
 from rectify.editing.cascade import apply
 from rectify.editing.localize import LayerScore, localize
-from rectify.editing.repair import Workshop, static, trials
+from rectify.editing.repair import static, trials
+from rectify.editing.workshop import Workshop
 from rectify.model.trace import survey
 
 NETWORKS = (

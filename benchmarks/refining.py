@@ -31,7 +31,8 @@ from benchmarks.zoo.train import measure
 from rectify.editing import refine
 from rectify.editing.casebook import Case
 from rectify.editing.localize import is_candidate
-from rectify.editing.repair import CARRIED, Rung, Workshop
+from rectify.editing.repair import CARRIED
+from rectify.editing.workshop import Rung, Workshop
 from rectify.model.trace import Site, survey
 
 NETWORKS = ("cifar-resnet-blend", "cifar-resnet-sinusoid", "fashion-resnet-blend", "fashion-resnet-sinusoid")

@@ -12,7 +12,9 @@ from rectify.editing.fault import Fault
 from rectify.editing.judge import Judgement
 from rectify.editing.localize import LayerScore, Localization, is_candidate, triage
 from rectify.editing.patch import Patch
-from rectify.editing.repair import Repair, Step, is_doubtful, tell
+from rectify.editing.repair import Repair
+from rectify.editing.verdict import is_doubtful, tell
+from rectify.editing.workshop import Step
 from rectify.errors import UsageError
 from rectify.files.architectures import Subject
 from rectify.files.checkpoint import WrittenFile

@@ -17,6 +17,7 @@ from rectify.editing.fault import Fault
 from rectify.editing.leak import Part, sealed
 from rectify.editing.localize import is_candidate
 from rectify.editing.patch import compact, patch, read_delta
+from rectify.editing.workshop import Workshop
 from rectify.errors import Inconclusive, UsageError
 from rectify.evaluation.accuracy import softmax
 from rectify.files.atomic import files_at
@@ -218,7 +219,7 @@ def _find_edit(
             found = with_trials(scene, case, found, options, progress, tries, rank)
     report["localize"] = localize_section(found, scene.fault.target)
     progress.start("repairing", None)
-    shop = repair.Workshop(scene.network, case, options.batch_size, lambda label: progress.advance(), options.seed)
+    shop = Workshop(scene.network, case, options.batch_size, lambda label: progress.advance(), options.seed)
     if editing.mode == "static":
         done = repair.static(shop, site or found.scores[0].site, number)
     else:
@@ -234,7 +235,7 @@ def _find_edit(
     return scene.fault, [compact(edit) for edit in done.edits]
 
 
-def _sealed(shop: repair.Workshop, scene: Scene, notes: list[str]) -> repair.Repair | None:
+def _sealed(shop: Workshop, scene: Scene, notes: list[str]) -> repair.Repair | None:
     """The repair of a leak on calibration images that show the part in question."""
     if scene.calibration is None:
         return None

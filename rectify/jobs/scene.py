@@ -13,6 +13,7 @@ from rectify.editing.casebook import Case, open_case, variations
 from rectify.editing.fault import Fault, diagnose, faint_cue
 from rectify.editing.likeness import strangers
 from rectify.editing.localize import Localization, is_candidate, localize
+from rectify.editing.workshop import Workshop
 from rectify.errors import Inconclusive, UsageError
 from rectify.evaluation.accuracy import softmax
 from rectify.files.architectures import RANDOM, Subject
@@ -202,7 +203,7 @@ def with_trials(
     """The first ``number`` candidates with a trial of this rank, ordered by what it did; the others behind them."""
     candidates = [score for score in found.scores if score.candidate][:number]
     progress.start("trial edits", len(candidates))
-    shop = repair.Workshop(scene.network, case, options.batch_size, lambda label: progress.advance())
+    shop = Workshop(scene.network, case, options.batch_size, lambda label: progress.advance())
     tried = repair.trials(shop, candidates, rank)
     progress.stop()
     tried.sort(key=lambda score: score.trial.loss if score.trial else float("inf"))

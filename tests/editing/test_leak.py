@@ -19,7 +19,7 @@ from rectify.editing.fault import diagnose
 from rectify.editing.judge import probabilities
 from rectify.editing.leak import Part, bench, misfit, sealed
 from rectify.editing.localize import is_candidate
-from rectify.editing.repair import Workshop
+from rectify.editing.workshop import Workshop
 from rectify.model.trace import survey
 from tests.conftest import run_here
 from tests.editing.planted import BOUNDS

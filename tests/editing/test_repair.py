@@ -10,23 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from fixtures import networks as fixtures
+from rectify.editing import ladder as climbing
 from rectify.editing import repair as module
 from rectify.editing.cascade import Material, Strength, apply
 from rectify.editing.casebook import Case
 from rectify.editing.judge import Bench, Judgement, probabilities
+from rectify.editing.ladder import Attempt, climb, ladder
 from rectify.editing.localize import LayerScore, localize
-from rectify.editing.repair import (
-    Repair,
-    Rung,
-    Step,
-    Workshop,
-    dynamic,
-    is_whole,
-    is_worth_refining,
-    ladder,
-    static,
-    trials,
-)
+from rectify.editing.repair import Repair, dynamic, static, trials
+from rectify.editing.verdict import is_whole, is_worth_refining
+from rectify.editing.workshop import Rung, Step, Workshop
 from rectify.errors import Inconclusive
 from rectify.model.trace import survey
 from rectify.sections import edit_section
@@ -222,12 +215,12 @@ def test_a_network_of_one_layer_has_a_ladder_of_that_layer() -> None:
 def test_no_larger_rung_is_tried_once_one_is_good(monkeypatch: pytest.MonkeyPatch) -> None:
     shop, scores = workshop()
     rungs = ladder(scores, Strength())
-    monkeypatch.setattr(module, "is_good", lambda judgement: True)
-    _, attempts, _ = module._climb(shop, rungs)
+    monkeypatch.setattr(climbing, "is_good", lambda judgement: True)
+    _, attempts, _ = climb(shop, rungs)
     assert [attempt.rung.name for attempt in attempts] == [rungs[0].name]
-    monkeypatch.setattr(module, "is_good", lambda judgement: False)
-    monkeypatch.setattr(module, "is_whole", lambda judgement: False)
-    _, attempts, _ = module._climb(shop, rungs)
+    monkeypatch.setattr(climbing, "is_good", lambda judgement: False)
+    monkeypatch.setattr(climbing, "is_whole", lambda judgement: False)
+    _, attempts, _ = climb(shop, rungs)
     assert [attempt.rung.name for attempt in attempts if attempt.rung in rungs] == [rung.name for rung in rungs]
 
 
@@ -236,22 +229,22 @@ def test_where_much_is_lost_the_best_rung_is_chosen_and_where_little_is_the_smal
 ) -> None:
     shop, scores = workshop()
     rungs = ladder(scores, Strength())[:3]
-    monkeypatch.setattr(module, "is_good", lambda judgement: False)
-    monkeypatch.setattr(module, "is_whole", lambda judgement: False)
-    monkeypatch.setattr(module, "is_tunable", lambda site: False)
+    monkeypatch.setattr(climbing, "is_good", lambda judgement: False)
+    monkeypatch.setattr(climbing, "is_whole", lambda judgement: False)
+    monkeypatch.setattr(climbing, "is_tunable", lambda site: False)
     for losses, wanted in (((0.0110, 0.0105, 0.0100), 0), ((0.110, 0.105, 0.100), 2), ((0.2, 0.0118, 0.01), 1)):
         given = (Judgement(0.0, loss, None, None, 0.0, (100, 100)) for loss in losses)
         monkeypatch.setattr(Bench, "judge", lambda *_, given=given: next(given))
-        chosen, _, _ = module._climb(shop, rungs)
+        chosen, _, _ = climb(shop, rungs)
         assert chosen.rung.name == rungs[wanted].name
 
 
 def _climbed(shop: Workshop, rungs: list[Rung], better: Strength, monkeypatch: pytest.MonkeyPatch) -> list[Rung]:
     """The rungs that are tried where ``better`` is what the judge prefers of each layer, and nothing is good enough."""
-    monkeypatch.setattr(module, "is_good", lambda judgement: False)
-    monkeypatch.setattr(module, "is_whole", lambda judgement: False)
-    monkeypatch.setattr(module, "tuned", lambda *_, **__: better)
-    _, attempts, steps = module._climb(shop, rungs)
+    monkeypatch.setattr(climbing, "is_good", lambda judgement: False)
+    monkeypatch.setattr(climbing, "is_whole", lambda judgement: False)
+    monkeypatch.setattr(climbing, "tuned", lambda *_, **__: better)
+    _, attempts, steps = climb(shop, rungs)
     assert {step.reason.partition(": ")[0] for step in steps} == {attempt.rung.name for attempt in attempts}
     return [attempt.rung for attempt in attempts]
 
@@ -261,7 +254,7 @@ def test_a_single_layer_that_could_win_is_tried_with_what_the_judge_prefers_too(
 ) -> None:
     shop, scores = workshop()
     rungs = ladder(scores, Strength(energy=0.99))
-    monkeypatch.setattr(module, "COULD_WIN", float("inf"))
+    monkeypatch.setattr(climbing, "COULD_WIN", float("inf"))
     better = Strength(weight=0.1, damping=0.3, energy=0.99)
     tried = _climbed(shop, rungs, better, monkeypatch)
     singles = [rung for rung in rungs if len(rung.sites) == 1 and rung.strength.rank is None]
@@ -270,9 +263,9 @@ def test_a_single_layer_that_could_win_is_tried_with_what_the_judge_prefers_too(
     for rung in more:
         assert rung.strength == better and "weight 0.1, damping 0.3" in rung.name
         assert tried[tried.index(rung) - 1].sites == rung.sites  # no larger rung lies between
-    monkeypatch.setattr(module, "COULD_WIN", 0.0)
+    monkeypatch.setattr(climbing, "COULD_WIN", 0.0)
     assert _climbed(shop, rungs, better, monkeypatch) == rungs
-    monkeypatch.setattr(module, "COULD_WIN", float("inf"))
+    monkeypatch.setattr(climbing, "COULD_WIN", float("inf"))
     assert _climbed(shop, rungs, rungs[-1].strength, monkeypatch) == rungs  # nothing is better
     alone, scores = workshop(images=None)
     assert _climbed(alone, rungs, better, monkeypatch) == rungs  # no image is kept aside to judge
@@ -338,7 +331,7 @@ def test_real_images_of_a_class_that_an_edit_has_lost_are_no_suspects(dirty: int
     with torch.no_grad():
         student.get_parameter("head.bias")[target] = -1e6
     rung = Rung("conv1 alone", (next(score.site for score in scores if score.site.name == "conv1"),), Strength())
-    attempt = module._Attempt(rung, student, case.bench().judge(student))
+    attempt = Attempt(rung, student, case.bench().judge(student))
     found = module._suspects(shop, attempt)
     assert ([] if found is None else found.tolist()) == list(range(dirty))
     assert torch.equal(other, case.teacher.clean[: case.images])
