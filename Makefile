@@ -24,8 +24,9 @@ $(READY): pyproject.toml
 	$(PIP) install --quiet -e '.[dev]'
 	@touch $@
 
+# Two processes of one thread each, each file in one of them: two threads of one process mostly wait for each other.
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .
