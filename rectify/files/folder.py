@@ -126,20 +126,20 @@ def _num_classes(config: Mapping[str, Any]) -> int | None:
 
 def _preprocess(path: Path, config: Mapping[str, Any], processor: Mapping[str, Any] | None) -> Preprocess | None:
     if processor is not None and ("image_mean" in processor or "size" in processor):
-        return _from_processor(processor, str(path / "preprocessor_config.json"))
+        return _from_processor(processor, path / "preprocessor_config.json")
     inner = config.get("pretrained_cfg")
     cfg = inner if isinstance(inner, Mapping) else config  # older timm wrote the same keys at the top
-    return from_timm(cfg, str(path / "config.json"))
+    return from_timm(cfg, path / "config.json")
 
 
-def from_timm(cfg: Mapping[str, Any], source: str) -> Preprocess | None:
+def from_timm(cfg: Mapping[str, Any], source: Path | str) -> Preprocess | None:
     """Preprocessing out of timm's pretrained_cfg, or None if it does not say all that is needed.
 
     Parameters
     ----------
     cfg : mapping
         ``input_size``, ``mean``, ``std`` and, if told, ``crop_pct``, ``interpolation``, ``crop_mode``.
-    source : str
+    source : Path or str
         Where it comes from, for messages.
 
     Raises
@@ -153,7 +153,7 @@ def from_timm(cfg: Mapping[str, Any], source: str) -> Preprocess | None:
     return Preprocess.from_dict({key: cfg[key] for key in keys if cfg.get(key) is not None}, source)
 
 
-def _from_processor(processor: Mapping[str, Any], source: str) -> Preprocess:
+def _from_processor(processor: Mapping[str, Any], source: Path | str) -> Preprocess:
     """Hugging Face's image processors: sizes as a number or a dict, the filter as PIL's number."""
     if not _says(processor, "do_resize", True, source):
         raise _not_ours("do_resize is false, and images must have one size", source)
@@ -184,7 +184,7 @@ def _from_processor(processor: Mapping[str, Any], source: str) -> Preprocess:
     return Preprocess.from_dict(wanted, source)
 
 
-def _normalisation(processor: Mapping[str, Any], source: str) -> tuple[list[float], list[float]]:
+def _normalisation(processor: Mapping[str, Any], source: Path | str) -> tuple[list[float], list[float]]:
     """Mean and standard deviation in units of 0..1, whatever pixels are multiplied by before they are applied."""
     mean, std = processor.get("image_mean"), processor.get("image_std")
     if not _says(processor, "do_normalize", True, source):
@@ -205,7 +205,7 @@ def _normalisation(processor: Mapping[str, Any], source: str) -> tuple[list[floa
     return [entry / (255 * factor) for entry in mean], [entry / (255 * factor) for entry in std]
 
 
-def _says(processor: Mapping[str, Any], key: str, default: bool, source: str) -> bool:
+def _says(processor: Mapping[str, Any], key: str, default: bool, source: Path | str) -> bool:
     value = processor.get(key)
     if value is None:
         return default
@@ -214,7 +214,7 @@ def _says(processor: Mapping[str, Any], key: str, default: bool, source: str) ->
     return value
 
 
-def _filter(number: Any, source: str) -> str:
+def _filter(number: Any, source: Path | str) -> str:
     if number is None:
         return "bilinear"
     if isinstance(number, bool) or not isinstance(number, int) or number not in _PIL_FILTERS:
@@ -230,11 +230,11 @@ def _is_side(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def _not_ours(what: str, source: str) -> PreprocessError:
+def _not_ours(what: str, source: Path | str) -> PreprocessError:
     return PreprocessError(f"{plain(source)}: {what}: {_WAY_OUT}")
 
 
-def _sides(size: Any, source: str) -> tuple[int, tuple[int, int]]:
+def _sides(size: Any, source: Path | str) -> tuple[int, tuple[int, int]]:
     """Shorter side, and (height, width), of Hugging Face's size."""
     if isinstance(size, Mapping):
         if _is_side(size.get("shortest_edge")):

@@ -79,7 +79,7 @@ class Preprocess:
         return values if self.crop_mode == "center" else {**values, "crop_mode": self.crop_mode}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], source: str) -> Preprocess:
+    def from_dict(cls, values: Mapping[str, Any], source: Path | str) -> Preprocess:
         """Check and take over values by timm's names.
 
         Parameters
@@ -87,7 +87,7 @@ class Preprocess:
         values : mapping
             ``input_size`` (a number or [C, H, W]), ``mean``, ``std`` (lists in units of 0..1; one entry means one
             channel), and optionally ``crop_pct``, ``interpolation``, ``crop_mode``.
-        source : str
+        source : Path or str
             Where the values come from, for messages.
 
         Returns
@@ -250,7 +250,7 @@ def read_preprocess(path: Path | str) -> Preprocess:
     """
     path = Path(path)
     if os.path.isfile(path):
-        return Preprocess.from_dict(_mapping(path), str(path))
+        return Preprocess.from_dict(_mapping(path), path)
     name = str(path)
     if name in PRESETS:
         return Preprocess.from_dict(PRESETS[name], name)

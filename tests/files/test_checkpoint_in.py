@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import pickle
+import re
 import warnings
 from collections import OrderedDict
 from pathlib import Path
@@ -29,7 +30,7 @@ from rectify.errors import (
 )
 from rectify.files.architectures import _choose_preprocess
 from rectify.files.checkpoint import Checkpoint, read_checkpoint, read_tensors, sha256_of, write_tensors
-from rectify.files.preprocess import Preprocess
+from rectify.files.preprocess import Preprocess, read_preprocess
 
 
 def same(checkpoint: Checkpoint, state: dict[str, Tensor]) -> bool:
@@ -472,6 +473,17 @@ def test_a_processor_that_cannot_be_followed_is_told_and_overruled(
     assert _choose_preprocess("timm:resnet18", checkpoint, given, {}) == given
     flags = {"input_size": 8, "mean": [0.5] * 3, "std": [0.5] * 3}
     assert _choose_preprocess(None, checkpoint, None, flags) == given
+
+
+def test_a_file_deep_in_folders_is_told_by_its_whole_name(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    hub = tmp_path / ("d" * 60) / ("e" * 60) / "hub"
+    hub.parent.mkdir(parents=True)
+    path = folder(hub, state, config=TIMM, preprocessor_config={"size": 32, "do_resize": False})
+    assert read_checkpoint(path).preprocess_problem.startswith(f"{path / 'preprocessor_config.json'}: ")
+    wrong = hub / "preprocess.yaml"
+    wrong.write_text("mean: [0.5]\n")
+    with pytest.raises(PreprocessError, match=f"^{re.escape(str(wrong))}: "):
+        read_preprocess(wrong)
 
 
 def test_folder_with_pytorch_weights(tmp_path: Path, state: dict[str, Tensor]) -> None:
