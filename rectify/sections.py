@@ -139,6 +139,7 @@ def step_row(step: Step) -> dict[str, Any]:
         "gap_after": step.gap_after,
         "kept": step.kept,
         "reason": step.reason,
+        "expected": _expected(step.expected),
     }
 
 

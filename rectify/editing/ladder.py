@@ -88,7 +88,8 @@ def _attempt(workshop: Workshop, rung: Rung, bench: Bench, copies: int, steps: l
     """Try one rung on the images that solve, and judge it; its steps are added to ``steps``, as not kept."""
     student, done = workshop.run(rung, workshop.case.material(everything=False, copies=copies))
     judgement = bench.judge(student)
-    steps += [replace(step, kept=False, reason=f"{rung.name}: {tell(judgement)}") for step in done]
+    reason = f"{rung.name}: {tell(judgement)}"
+    steps += [replace(step, kept=False, reason=reason, expected=judgement) for step in done]
     return Attempt(rung, student, judgement)
 
 

@@ -11,14 +11,20 @@ from torch import Tensor, nn
 from rectify.editing.cascade import LayerEdit, Material, Strength, cascade
 from rectify.editing.casebook import Case
 from rectify.editing.fault import gap
-from rectify.editing.judge import probabilities
+from rectify.editing.judge import Judgement, probabilities
 from rectify.model.copies import copied
 from rectify.model.trace import Site
 
 
 @dataclass(frozen=True)
 class Step:
-    """One edit of one layer, kept or rolled back, with the pairs' gap before and after it."""
+    """One edit of one layer, kept or rolled back, with the pairs' gap before and after it.
+
+    Attributes
+    ----------
+    expected
+        How images that were kept aside judge the attempt that a step rolled back was part of; None of a kept one.
+    """
 
     edit: LayerEdit
     delta_norm: float
@@ -27,6 +33,7 @@ class Step:
     gap_after: float
     kept: bool
     reason: str
+    expected: Judgement | None = None
 
 
 @dataclass(frozen=True)

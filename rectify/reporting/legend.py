@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 NAMED = 4  # names in a sentence
 GAP = "Gap: probability of the true class, clean image less corrupted, over the pairs."
+KEPT = "Kept: the share of the untouched accuracy that is expected to be left, without the fault and with it."
 OUTLIER = (
     "Outlier score: by how many standard deviations the channel of the greatest gain stands out from the layer's "
     "others (gain: spectral norm of its kernel, times the factor of the batch norm behind it)."

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from rectify.reporting.content import gates, main_figure, ranked
-from rectify.reporting.legend import GAP, judges, layer_term, not_offered, order_note, said_once, trial_terms
+from rectify.reporting.legend import GAP, KEPT, judges, layer_term, not_offered, order_note, said_once, trial_terms
 from rectify.reporting.verdict import Report, gate_figure, gate_label, gate_sign, measured
 from rectify.reporting.words import MISSING, aligned, layer_kind, number, percent, plural, points, printable, signed
 
@@ -202,17 +202,27 @@ def attempts_table(report: Report) -> Table | None:
     edit = report.get("edit")
     if not edit:
         return None
-    tried = (step.get("reason") or "" for step in edit["steps"] if not step["kept"])
-    # the one that is kept is made anew, of all images
-    attempts = Counter(why for why in tried if why.partition(": ")[0] != edit["policy"])
-    if not attempts:
+    tried = [step for step in edit["steps"] if not step["kept"] and step.get("expected")]
+    names = [(step.get("reason") or "").partition(": ")[0] for step in tried]
+    expected = dict(zip(names, (step["expected"] for step in tried), strict=True))
+    expected.pop(edit["policy"], None)  # the one that is kept is made anew, of all images
+    if not expected:
         return None
-    columns = (Column("edit", False, flexible=True), Column("layers"), Column("outcome", False, flexible=True))
-    rows = []
-    for reason, layers in attempts.items():
-        name, _, outcome = reason.partition(": ")
-        rows.append((Cell(printable(name)), Cell(str(layers)), Cell(printable(outcome), mood="quiet")))
-    return Table("attempts", f"Tried and rolled back, judged on {judges(report)}", columns, tuple(rows), "")
+    layers = Counter(names)
+    figures = [name for name in _EXPECTED if any(of.get(name) is not None for of in expected.values())]
+    columns = (Column("edit", False, flexible=True), Column("layers"), *(_EXPECTED[name] for name in figures))
+    rows = [
+        (Cell(printable(name)), Cell(str(layers[name])), *(Cell(percent(measured(of.get(key)))) for key in figures))
+        for name, of in expected.items()
+    ]
+    return Table("attempts", f"Tried and rolled back, judged on {judges(report)}", columns, tuple(rows), "", (KEPT,))
+
+
+_EXPECTED = {
+    "accuracy_kept": Column("accuracy kept", narrow="accuracy\nkept"),
+    "recovery_kept": Column("recovery kept", narrow="recovery\nkept"),
+    "asr": Column("attack success", narrow="attack\nsuccess"),
+}
 
 
 def _step_row(step: Mapping[str, Any]) -> tuple[Cell, ...]:

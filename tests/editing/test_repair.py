@@ -104,6 +104,7 @@ def test_the_dynamic_repair_mends_the_planted_fault(pairs: int, images: int | No
     kept = [step for step in repair.steps if step.kept]
     assert [step.edit for step in kept] == list(repair.edits)
     assert all(step.reason for step in repair.steps) and list(repair.steps[-len(kept) :]) == kept
+    assert all((step.expected is None) == step.kept for step in repair.steps)
     assert_chain(kept, shop.network, shop)
     student, fresh = edited(shop.network, repair), pictures(200, 9)
     wanted = probabilities(shop.network, fresh).argmax(1)

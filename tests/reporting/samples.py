@@ -176,7 +176,8 @@ def edit_report(limits: dict[str, float] | None = None) -> dict[str, Any]:
             {"layer": "layer1.1.conv2", "rank": 1, **step},
             {"layer": "layer2.0.conv1", "rank": 1, **step, "gap_before": 0.2714, "gap_after": 0.0019},
             {"layer": "fc", "rank": 1, **step, "gap_before": 0.0019, "gap_after": 0.0018, "kept": False,
-             "reason": "agreement on calibration images fell by 2.1 points"},
+             "reason": "fc alone: 97.9% of the accuracy and 95.1% of the recovery expected, attack success 0.4%",
+             "expected": {"accuracy_kept": 0.979, "recovery_kept": 0.951, "asr": 0.004}},
         ],
         "changed_tensors": ["layer1.1.conv2.weight", "layer2.0.conv1.weight"],
         "out": {"path": "models/mnist-resnet-patch.rectified.safetensors", "sha256": SHA, "bytes": 2812344},
@@ -250,8 +251,10 @@ def odd_report() -> dict[str, Any]:
     layers = [(name, "conv", [16, 16, 3, 3]) for name in ODD]
     report = edit_report()
     report["localize"] = localization(layers, trial=True)
+    expected = {"accuracy_kept": 0.9, "recovery_kept": 0.8, "asr": None}
+    step = report["edit"]["steps"][0]
     report["edit"]["steps"] = [
-        {**report["edit"]["steps"][0], "layer": name, "kept": kept, "reason": f"because of {name}"}
+        {**step, "layer": name, "kept": kept, "reason": f"because of {name}", "expected": None if kept else expected}
         for name in ODD
         for kept in (False, True)
     ]

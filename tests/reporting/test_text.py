@@ -13,6 +13,7 @@ from rectify.reporting.build import conclude
 from rectify.reporting.content import facts
 from rectify.reporting.html import to_html
 from rectify.reporting.render import print_text, render
+from rectify.reporting.tables import attempts_table
 from rectify.reporting.verdict import decide, judge
 from tests.reporting.samples import (
     ODD,
@@ -278,3 +279,24 @@ def test_rendered_text_is_plain_and_eighty_columns(monkeypatch: pytest.MonkeyPat
     text = render(edit_report(), "text")
     assert "\x1b" not in text and text.endswith("\n")
     assert max(cell_len(line) for line in text.splitlines()) <= 80
+
+
+def test_what_was_tried_and_rolled_back_is_told_in_figures() -> None:
+    report = edit_report()
+    table = attempts_table(report)
+    assert table is not None
+    assert [column.title for column in table.columns] == [
+        "edit",
+        "layers",
+        "accuracy kept",
+        "recovery kept",
+        "attack success",
+    ]
+    assert [[cell.text for cell in row] for row in table.rows] == [["fc alone", "1", "97.90%", "95.10%", "0.40%"]]
+    report["edit"]["policy"] = "fc alone"  # the one that is kept is no other attempt
+    assert attempts_table(report) is None
+
+
+def test_no_attack_success_is_told_of_a_fault_without_a_target() -> None:
+    table = attempts_table(odd_report())
+    assert table is not None and table.columns[-1].title == "recovery kept"
