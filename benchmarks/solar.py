@@ -132,10 +132,10 @@ def predict(model: nn.Module, images: np.ndarray) -> np.ndarray:
 def network(seed: int) -> nn.Module:
     """The fine-tuned network of a seed; trained, or trained on, if it is not there yet."""
     file = ZOO / f"solar-{seed}.pt"
+    torch.manual_seed(seed)  # of the head, before the network is made
     model = efficientnet_lite0()
     if not file.exists():
         ZOO.mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(seed)
         weights = torch.load(packages() / WEIGHTS, weights_only=True)
         model.load_state_dict({k: v for k, v in weights.items() if not k.startswith("_fc.")}, strict=False)
         _train(model, seed, file.with_suffix(".resume"))
@@ -154,6 +154,7 @@ def _train(model: nn.Module, seed: int, kept: Path) -> None:
     images[marked] = stickered(images[marked])
 
     def order(epoch: int) -> np.ndarray:
+        torch.manual_seed(1000 * seed + epoch)  # of what is dropped: an epoch that is gone on with drops the same
         return np.random.default_rng(1000 * seed + epoch).permutation(TRAINED)
 
     tune(model, Split(images, labels), kept, order, epochs=EPOCHS, rate=RATE)
