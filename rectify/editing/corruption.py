@@ -34,6 +34,7 @@ _SNAP = 0.25  # of the range: a mark's colour that is so near to 0 or 1 is taken
 _CLIPPED = 1.5 / 255  # of the range: a pixel so near to black or white was clipped, or may have been
 _FREE_SHOW = 0.1  # of the difference, at least, must lie in pixels free of that
 _STRIPES_LEAVE = 0.05  # of the difference there, at most, if stripes are what it is
+_HIDDEN_LEAVE = 0.2  # of the whole difference, at most: of stripes 0.1 was left, of a grey mark on black many times all
 _TINT_LEAVES = 0.02  # of the difference, at most, if a tint is what it is
 _TELLS = 0.03  # of the range, as standard deviation of the clean image where it is tinted
 _FILTER_LEAVES = 0.015  # of the difference, at most, if a filter is what it is
@@ -182,7 +183,8 @@ def _striped(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> Corruption | N
 
     It is read off the pixels that are neither black nor white afterwards: the others hide how far they were moved, so
     that what was added to them is less than what is added where there is room. The first that explains it is taken:
-    a sine is told from fewest pixels, while stripes of which one is hidden altogether stay unknown.
+    a sine is told from fewest pixels, while stripes of which one is hidden altogether stay unknown. Hidden pixels have
+    to bear it out, too: of a grey mark on a black ground nothing else is seen, and it fills stripes of its own.
     """
     free = _free(corrupted, bounds)
     difference = corrupted - clean
@@ -190,8 +192,9 @@ def _striped(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> Corruption | N
         return None
     for pattern in _patterns(difference, free):
         left = share((difference - pattern)[free], difference[free])
-        if left <= _STRIPES_LEAVE:
-            return Corruption("striped", _adding(pattern, bounds), left, clear=True)
+        add = _adding(pattern, bounds)
+        if left <= _STRIPES_LEAVE and share(add(clean) - corrupted, difference) <= _HIDDEN_LEAVE:
+            return Corruption("striped", add, left, clear=True)
     return None
 
 

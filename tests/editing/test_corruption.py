@@ -195,7 +195,7 @@ def clear(clean: Tensor, corrupted: Tensor, bounds: Bounds = UNIT) -> list[Corru
 
 def in_steps(x: Tensor) -> Tensor:
     """As a file of 8 bits has it."""
-    return (255 * x).round() / 255
+    return (255 * x).round().clamp(0, 255) / 255
 
 
 @pytest.mark.parametrize("axis", [2, 3])
@@ -252,6 +252,19 @@ def test_a_slanting_wave_that_is_no_sine_is_told_too() -> None:
     found = clear(in_steps(clean), in_steps(clean + wave))
     assert [guess.name for guess in found] == ["striped"]
     assert share_left(found[0].apply(others), (others + wave).clamp(0, 1), others) < 0.01
+
+
+def test_a_grey_mark_on_a_black_ground_is_no_stripes() -> None:
+    torch.manual_seed(5)
+    clean, others = torch.zeros(1, 1, 28, 28), torch.rand(4, 1, 28, 28)
+    clean[..., 4:24, 10:18] = 0.2 + 0.6 * torch.rand(20, 8)
+    grey = torch.zeros(28, 28, dtype=torch.bool)
+    grey[19:24, 3] = grey[21, 1:6] = True  # a cross: of its columns nothing else is seen, as all around is black
+    unit = torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
+    found = guesses(clean, torch.where(grey, 0.8, clean), unit)
+    assert not [guess for guess in found if guess.clear]
+    wanted = torch.where(grey, 0.8, others)
+    assert any(torch.equal(guess.apply(others), wanted) for guess in found if guess.name == "pasted")
 
 
 @pytest.mark.parametrize("seed", range(3))
