@@ -9,11 +9,10 @@ import torch
 
 from rectify.editing.cascade import LayerEdit
 from rectify.editing.fault import Fault
-from rectify.editing.judge import Judgement
+from rectify.editing.judge import Judgement, is_doubtful, tell
 from rectify.editing.localize import LayerScore, Localization, is_candidate, triage
 from rectify.editing.patch import Patch
 from rectify.editing.repair import Repair
-from rectify.editing.verdict import is_doubtful, tell
 from rectify.editing.workshop import Step
 from rectify.errors import UsageError
 from rectify.files.architectures import Subject

@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from rectify.editing.cascade import Material, Strength
-from rectify.editing.judge import Bench, Judgement
+from rectify.editing.judge import Bench, Judgement, is_good, is_whole, tell
 from rectify.editing.localize import LayerScore, is_candidate
 from rectify.editing.tune import is_tunable, tuned
-from rectify.editing.verdict import is_good, is_whole, tell
 from rectify.editing.workshop import Rung, Step, Workshop
 from rectify.errors import Inconclusive
 from rectify.model.trace import Site

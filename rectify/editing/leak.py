@@ -27,10 +27,9 @@ from rectify.attribution.attribution import Settings
 from rectify.attribution.methods import attribute
 from rectify.attribution.score import Score
 from rectify.editing.corruption import Bounds, Corruption
-from rectify.editing.judge import Bench, Judgement, probabilities
+from rectify.editing.judge import Bench, Judgement, probabilities, tell
 from rectify.editing.refine import Plan, Slope, affordable_steps, apart, difference, divergence, inputs_of, refined
 from rectify.editing.repair import Repair
-from rectify.editing.verdict import tell
 from rectify.editing.workshop import Workshop, joint_steps
 from rectify.evaluation.leakage import leakage
 from rectify.model.trace import Site

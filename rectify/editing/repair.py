@@ -2,7 +2,7 @@
 
 Dynamic (after Algorithm 1 of arXiv 2603.15656): relocalise, edit, judge, keep or roll back. The rungs of the ladder go
 from one layer to all of them (`rectify.editing.ladder`); where the best falls short, layers are refined together.
-What "whole" means is measured without a label on calibration images that the edit was not solved on (`verdict`).
+What "whole" means is measured without a label on calibration images that the edit was not solved on (`judge`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from rectify.editing.cascade import LayerEdit, Strength
 from rectify.editing.casebook import Case
 from rectify.editing.detector import fires
-from rectify.editing.judge import Judgement, probabilities
+from rectify.editing.judge import Judgement, is_good, is_whole, is_worth_refining, lost, probabilities, tell
 from rectify.editing.ladder import Attempt, climb, ladder, singles
 from rectify.editing.localize import LayerScore
 from rectify.editing.refine import (
@@ -29,7 +29,6 @@ from rectify.editing.refine import (
     effort,
     refined,
 )
-from rectify.editing.verdict import is_good, is_whole, is_worth_refining, lost, tell
 from rectify.editing.workshop import Rung, Step, Workshop, joint_steps
 from rectify.model.trace import Site
 

@@ -23,7 +23,7 @@ class Step:
     Attributes
     ----------
     expected
-        How images that were kept aside judge the attempt that a step rolled back was part of; None of a kept one.
+        What the judge expected of the attempt that a step rolled back was part of; None of a kept one.
     """
 
     edit: LayerEdit

@@ -203,12 +203,11 @@ def attempts_table(report: Report) -> Table | None:
     if not edit:
         return None
     tried = [step for step in edit["steps"] if not step["kept"] and step.get("expected")]
-    names = [(step.get("reason") or "").partition(": ")[0] for step in tried]
-    expected = dict(zip(names, (step["expected"] for step in tried), strict=True))
+    named = [((step.get("reason") or "").partition(": ")[0], step["expected"]) for step in tried]
+    layers, expected = Counter(name for name, _ in named), dict(named)
     expected.pop(edit["policy"], None)  # the one that is kept is made anew, of all images
     if not expected:
         return None
-    layers = Counter(names)
     figures = [name for name in _EXPECTED if any(of.get(name) is not None for of in expected.values())]
     columns = (Column("edit", False, flexible=True), Column("layers"), *(_EXPECTED[name] for name in figures))
     rows = [

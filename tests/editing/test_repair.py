@@ -14,11 +14,10 @@ from rectify.editing import ladder as climbing
 from rectify.editing import repair as module
 from rectify.editing.cascade import Material, Strength, apply
 from rectify.editing.casebook import Case
-from rectify.editing.judge import Bench, Judgement, probabilities
+from rectify.editing.judge import Bench, Judgement, is_whole, is_worth_refining, probabilities
 from rectify.editing.ladder import Attempt, climb, ladder
 from rectify.editing.localize import LayerScore, localize
 from rectify.editing.repair import Repair, dynamic, static, trials
-from rectify.editing.verdict import is_whole, is_worth_refining
 from rectify.editing.workshop import Rung, Step, Workshop
 from rectify.errors import Inconclusive
 from rectify.model.trace import survey
