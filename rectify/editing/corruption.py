@@ -158,7 +158,8 @@ def _varied(clean: Tensor, corrupted: Tensor, bounds: Bounds, needed: float) -> 
     """Another difference for each image, as strong as the pair's where nothing was hidden by black and white.
 
     Of the same texture, or what the filter that is nearest to the pair's difference makes of the image. A filter that
-    explains the pair is what was done, and clear. Nothing where most is hidden, as under a mark of black and white.
+    explains the pair, pixels that black and white hide included, is what was done, and clear. Nothing where most is
+    hidden, as under a mark of black and white.
     """
     difference, free = corrupted - clean, _free(corrupted, bounds)
     if share(difference[free], difference) < _FREE_SHOW:
@@ -168,9 +169,10 @@ def _varied(clean: Tensor, corrupted: Tensor, bounds: Bounds, needed: float) -> 
     texture = Corruption("textured", lambda x: _clamp(x + surrogates(pattern, x), bounds), needed, varies=True)
     whole = told(clean, difference, free, bounds[0])
     if whole is not None:
+        filtered = Corruption("filtered", lambda x: _clamp(x + whole(x), bounds), 0.0, clear=True)
         left = share((whole(clean) - difference)[free], difference[free])
-        if left < _FILTER_LEAVES:
-            return [texture, Corruption("filtered", lambda x: _clamp(x + whole(x), bounds), left, clear=True)]
+        if left < _FILTER_LEAVES and share(filtered.apply(clean) - corrupted, difference) <= _HIDDEN_LEAVE:
+            return [texture, replace(filtered, misfit=left)]
     found = fitted(clean, difference, free)
     if found is None:
         return [texture]

@@ -14,6 +14,7 @@ from torch import Tensor
 from rectify.editing import corruption, warps
 from rectify.editing.corruption import Bounds, Corruption, aligned, elsewhere, guesses
 from rectify.editing.warps import displace
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.usefixtures("one_grid")
 
@@ -265,6 +266,17 @@ def test_a_grey_mark_on_a_black_ground_is_no_stripes() -> None:
     assert not [guess for guess in found if guess.clear]
     wanted = torch.where(grey, 0.8, others)
     assert any(torch.equal(guess.apply(others), wanted) for guess in found if guess.name == "pasted")
+
+
+def test_a_grey_dash_on_a_black_ground_is_no_filter() -> None:
+    """One whose few pixels a filter gives as well; what else it does to this digit black would have to hide."""
+    with Image.open(ROOT / "fixtures" / "mnist-blend" / "calibration" / "002.png") as file:
+        clean = torch.from_numpy(np.array(file.convert("L"))).float()[None, None] / 255
+    corrupted = clean.clone()
+    corrupted[..., 7, 20:23] = 0.6
+    assert not [
+        guess for guess in guesses(clean, corrupted, (torch.zeros(1, 1, 1), torch.ones(1, 1, 1))) if guess.clear
+    ]
 
 
 @pytest.mark.parametrize("seed", range(3))
