@@ -25,6 +25,9 @@ TURNS = 0.5  # where none does: a guess must change the class of this share of t
 # Cues did so in 87 to 100 %, however few they turned; other marks, waves, pictures and warps in 46 % at most.
 SWAYS_BY, SWAYS = 1.0, 0.6
 NEAR_BEST = 0.05
+# A clear guess that fires so much less often than another one is not what was done, whatever it explains of the pair:
+# of the bench's networks the least of a right one was 0.75 (a warp that the pair tells little of).
+CLEAR_BEHIND = 0.4
 AS_OFTEN = 0.02  # two guesses of one name fire as often if their shares differ by no more
 MOST_PAIRS_GUESSED = 4
 
@@ -144,15 +147,17 @@ def believe(trials: list[Trial]) -> list[Trial]:
     """The trials that fire nearly as often as the best does, if that is often enough; the clear ones alone, if any.
 
     A clear one explains the pair by what nothing else does. Others may fire more often, if they disturb an image more
-    (what looks like a blend, where a warp was all that was done), and be far from it. With what is believed goes the
-    same in other places, if it fires there.
+    (what looks like a blend, where a warp was all that was done), and be far from it; but not more often by
+    ``CLEAR_BEHIND``. With what is believed goes the same in other places, if it fires there.
     """
     firing = [trial for trial in trials if trial.fires >= BELIEVE]
     placed = [trial for trial in firing if not trial.guess.elsewhere_of]
-    placed = [trial for trial in placed if _is_sure(trial)] or placed
+    most = max((trial.fires for trial in placed), default=0.0)
+    sure = [trial for trial in placed if trial.guess.clear and trial.fires > most - CLEAR_BEHIND]
+    placed = sure or placed
     fixed = [trial for trial in placed if not trial.guess.varies]
     best = max((trial.fires for trial in fixed), default=0.0)
-    if best < ALWAYS and not any(_is_sure(trial) for trial in placed):
+    if best < ALWAYS and not sure:
         varied = [trial for trial in placed if trial.guess.varies and trial.fires >= best - VARIES_BEHIND]
         if varied:
             return varied

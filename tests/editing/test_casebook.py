@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rectify.editing import belief, casebook
-from rectify.editing.belief import BELIEVE, Trial, _one_a_name, believe, try_guesses, turning, weighed
+from rectify.editing.belief import BELIEVE, CLEAR_BEHIND, Trial, _one_a_name, believe, try_guesses, turning, weighed
 from rectify.editing.casebook import LEAST_TO_SPLIT, Case, open_case, shifted, variations
 from rectify.editing.corruption import Corruption
 from rectify.editing.fault import Fault, diagnose
@@ -199,10 +199,11 @@ def test_what_the_pair_shows_clearly_is_believed_alone_if_it_fires_too() -> None
         guess = Corruption(str(fires), lambda x: x, clear=clear)
         return Trial(guess, fires, *[torch.empty(0, dtype=torch.bool)] * 3, 0.0)
 
-    one, other, weak = trial(0.99, False), trial(0.97, True), trial(0.5, True)
+    one, other, weak = trial(0.99, False), trial(0.97, True), trial(0.6, True)
     assert believe([one, other, weak]) == [other]
     assert believe([one, weak]) == [weak]  # what disturbs an image more may fire more often, and be something else
     assert believe([one, trial(BELIEVE - 0.01, True)]) == [one]
+    assert believe([one, trial(0.99 - CLEAR_BEHIND, True)]) == [one]  # but not so much more often
 
 
 def test_what_varies_is_believed_where_what_is_fixed_fires_no_more_often_and_not_always() -> None:
