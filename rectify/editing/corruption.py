@@ -1,9 +1,10 @@
 """What was done to the clean image? Guess it from the pair, and try the guess on other images.
 
-One pair shows a corruption once. If it can be put onto other clean images, one pair becomes many. Eight guesses cover
+One pair shows a corruption once. If it can be put onto other clean images, one pair becomes many. Ten guesses cover
 the triggers and cues of the literature: a difference that is added, the same in stripes, others of the same texture,
-a filter, pixels that are pasted, a tint, a picture that is blended in, and a smooth warp. A guess is believed only if
-it *fires*: the network under repair must fall for it on calibration images as it fell for the pair.
+a filter, pixels that are pasted, a tint, another light, another tone, a picture that is blended in, and a smooth warp.
+A guess is believed only if it *fires*: the network under repair must fall for it on calibration images as it fell for
+the pair.
 
 A pair need not be perfect. JPEG blurs a pasted mark and changes all other pixels a little, so what counts as changed is
 tried at several thresholds, and the mark as one clean colour too; two crops that are off by a pixel or two are aligned.
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from rectify.editing.chance import generator_of
 from rectify.editing.filters import fitted, like, told
+from rectify.editing.shades import shades, tone
 from rectify.editing.textures import surrogates
 from rectify.editing.warps import Warp, displace, possible, share, warps
 from rectify.editing.waves import frequency_of, plane_wave
@@ -36,6 +38,9 @@ _FREE_SHOW = 0.1  # of the difference, at least, must lie in pixels free of that
 _STRIPES_LEAVE = 0.05  # of the difference there, at most, if stripes are what it is
 _HIDDEN_LEAVE = 0.2  # of the whole difference, at most: of stripes 0.1 was left, of a grey mark on black many times all
 _TINT_LEAVES = 0.02  # of the difference, at most, if a tint is what it is
+_LIGHT_LEAVES = 0.02  # of the difference, at most, if another light or tone is what it is
+_FAR_LESS = 0.5  # of what other clear guesses leave, at most, if they are not what it is
+_LIGHTS = ("shaded", "toned")
 _TELLS = 0.03  # of the range, as standard deviation of the clean image where it is tinted
 _FILTER_LEAVES = 0.015  # of the difference, at most, if a filter is what it is
 _LEAST_PIXELS = 6  # of each channel
@@ -83,7 +88,8 @@ def guesses(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> list[Corruption
     """
     moved = aligned(clean, corrupted)
     others = _on_place(clean, clean, corrupted, bounds)
-    if moved is not None:  # a picture that is off its place shows nothing clearly, or nothing at all
+    lit = any(guess.name in _LIGHTS for guess in others)  # which can turn a picture over, and correlates badly then
+    if moved is not None and not lit:  # a picture that is off its place shows nothing clearly, or nothing at all
         off = share(corrupted - moved, corrupted - clean) < _MOVED_LEAVES
         whole = [guess for guess in others if _is_filter(guess)]  # but for a filter: a move is one too, and in it
         others = [] if off else [replace(guess, clear=False) for guess in others if not _is_filter(guess)]
@@ -108,7 +114,12 @@ def _on_place(clean: Tensor, seen: Tensor, corrupted: Tensor, bounds: Bounds) ->
     found += _pasted(clean, seen, corrupted, bounds)
     found += [*_varied(seen, corrupted, bounds, needed), _blended(seen, corrupted, bounds, needed)]
     found += [_striped(seen, corrupted, bounds), *_tinted(seen, corrupted, bounds)]
-    return [guess for guess in found if guess is not None]
+    told = [guess for guess in found if guess is not None]
+    lit = _lit(seen, corrupted, bounds)
+    others = [guess.misfit if guess.name != "blended" else 0.0 for guess in told if guess.clear]
+    if lit is None or lit.misfit > _FAR_LESS * min(others, default=1.0):  # of which each takes fewer numbers
+        return told
+    return [*(replace(guess, clear=False) for guess in told), lit]
 
 
 def aligned(clean: Tensor, corrupted: Tensor) -> Tensor | None:
@@ -317,6 +328,27 @@ def _tinted(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> list[Corruption
         return []
     tint = Corruption("tinted", apply, left, clear=True)
     return [tint, *elsewhere(tint, box)]
+
+
+def _lit(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> Corruption | None:
+    """Another light, which changes smoothly over the image, or another tone: what explains the pair better, if any."""
+    free, difference = _free(corrupted, bounds), corrupted - clean
+    if share(difference[free], difference) < _FREE_SHOW:
+        return None
+
+    def guess(name: str, change: Callable[[Tensor], Tensor], predicted: Tensor | None = None) -> Corruption:
+        made = Corruption(name, lambda x: _clamp(change(x), bounds), clear=True)
+        left = made.apply(clean) if predicted is None else predicted
+        return replace(made, misfit=share(left - corrupted, difference))
+
+    low, high = (bound.to(clean).reshape(1, -1, 1, 1) for bound in bounds)
+    simplest = next(filter(_is_light, (guess("shaded", shade) for shade in shades(clean, corrupted, free))), None)
+    found = [simplest, guess("toned", *tone(clean, corrupted, low, high))]
+    return min((one for one in found if one and _is_light(one)), key=lambda one: one.misfit, default=None)
+
+
+def _is_light(guess: Corruption) -> bool:
+    return guess.misfit < _LIGHT_LEAVES
 
 
 def _is_mark(mask: Tensor, change: Tensor, *, noisy: bool) -> bool:

@@ -84,9 +84,16 @@ def _is_enough(attempt: Attempt) -> bool:
 
 
 def _attempt(workshop: Workshop, rung: Rung, bench: Bench, copies: int, steps: list[Step]) -> Attempt:
-    """Try one rung on the images that solve, and judge it; its steps are added to ``steps``, as not kept."""
+    """Try one rung on the images that solve, and judge it; its steps are added to ``steps``, as not kept.
+
+    What is good by the images that judge has to be so by all of them, or stands as those say: they are few, and of a
+    ladder of attempts the first that is lucky would be taken. Images that it was solved on flatter it, if anything.
+    """
     student, done = workshop.run(rung, workshop.case.material(everything=False, copies=copies))
     judgement = bench.judge(student)
+    if is_whole(judgement) or is_good(judgement):
+        by_all = workshop.case.bench(everything=True).judge(student)
+        judgement = max(judgement, by_all, key=lambda one: one.loss)
     reason = f"{rung.name}: {tell(judgement)}"
     steps += [replace(step, kept=False, reason=reason, expected=judgement) for step in done]
     return Attempt(rung, student, judgement)

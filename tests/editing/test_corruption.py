@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -325,6 +326,40 @@ def test_another_contrast_or_brightness_is_clear_though_it_clips(gain: float, of
     wanted = (gain * others + offset).clamp(0, 1)
     for guess in found:  # grey blended in, or stripes that are all alike, are the same by another name
         assert share_left(guess.apply(others), wanted, others) < (0.002 if guess.name == "tinted" else 0.02), guess.name
+
+
+def shaded(images: Tensor) -> Tensor:
+    """A vignette."""
+    side = torch.linspace(-1, 1, 32)
+    return images * (1 - 0.35 * (side[:, None] ** 2 + side**2))
+
+
+@pytest.mark.parametrize("bounds", [UNIT, SKEWED], ids=["unit", "skewed"])
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [("shaded", shaded), ("toned", lambda x: x**0.6), ("toned", lambda x: torch.where(x > 0.5, 1 - x, x))],
+    ids=["vignette", "gamma", "solarised"],
+)
+def test_another_light_or_tone_is_clear_and_told_from_what_is_nearly_it(
+    name: str, change: Callable[[Tensor], Tensor], bounds: Bounds
+) -> None:
+    torch.manual_seed(4)
+    clean, others = in_steps(natural(1)), in_steps(natural(4))
+    found = clear(within(clean, bounds), within(in_steps(change(clean)), bounds), bounds)
+    assert [guess.name for guess in found] == [name]
+    before, wanted = within(others, bounds), within(change(others), bounds)
+    assert share_left(found[0].apply(before), wanted, before) < 0.01
+
+
+def test_a_light_or_tone_is_not_seen_in_what_is_none() -> None:
+    torch.manual_seed(4)
+    clean, picture = in_steps(natural(1)), torch.rand(1, 3, 32, 32)
+    marked = clean.clone()
+    marked[..., 20:28, 3:11] = picture[..., 20:28, 3:11]
+    noisy = (clean + 0.1 * picture.sub(0.5).sign()).clamp(0, 1)
+    for corrupted in (marked, in_steps(0.8 * clean + 0.2 * picture), noisy):
+        names = [guess.name for guess in guesses(clean, corrupted, UNIT)]
+        assert not {"shaded", "toned"} & set(names)
 
 
 def test_a_tint_is_not_told_from_a_flat_ground() -> None:

@@ -224,6 +224,18 @@ def test_no_larger_rung_is_tried_once_one_is_good(monkeypatch: pytest.MonkeyPatc
     assert [attempt.rung.name for attempt in attempts if attempt.rung in rungs] == [rung.name for rung in rungs]
 
 
+def test_what_is_good_by_the_few_images_that_judge_has_to_be_good_by_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    shop, scores = workshop()
+    rungs = ladder(scores, Strength())[:2]
+    monkeypatch.setattr(climbing, "is_tunable", lambda site: False)
+    lucky, poor = (Judgement(loss, loss, 0.0, 0.0, 0.05, (100, 100)) for loss in (0.001, 0.02))
+    few = len(shop.case.bench().clean)
+    monkeypatch.setattr(Bench, "judge", lambda bench, _: lucky if len(bench.clean) == few else poor)
+    _, attempts, steps = climb(shop, rungs)
+    assert [attempt.judgement for attempt in attempts] == [poor] * len(rungs)
+    assert all(step.expected == poor for step in steps)
+
+
 def test_where_much_is_lost_the_best_rung_is_chosen_and_where_little_is_the_smallest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
