@@ -87,7 +87,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         write_stderr(f"interrupted: {stop}" if str(stop) else "interrupted")
         return int(ExitCode.INTERRUPTED)
-    except Exception as problem:
+    except SystemExit:  # Typer's way of ending a completion
+        raise
+    except BaseException as problem:  # the user's code may raise one that is no Exception; Python would return 1
         asked = os.environ.get("RECTIFY_TRACEBACK", "").lower() in YES or "--traceback" in words
         return _failure(problem, traceback=asked)
 
@@ -172,7 +174,7 @@ def _contained(settings: Settings) -> Iterator[None]:
             raise RuntimeError(f"code that was called tried to exit with {problem.code}") from problem
 
 
-def _failure(problem: Exception, *, traceback: bool) -> int:
+def _failure(problem: BaseException, *, traceback: bool) -> int:
     if traceback:
         import traceback as tracebacks
 

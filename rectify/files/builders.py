@@ -55,7 +55,9 @@ def _call(arch: str, builder: Callable[..., Any], arguments: Mapping[str, Any]) 
         with warnings.catch_warnings(), current_folder_importable():
             warnings.simplefilter("ignore")
             network = builder(**arguments)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the user's code may raise anything
         shown = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
         raise ArchitectureError(
             f"{plain(arch)} could not be built with ({plain(shown)}): {_where(error)}; check --arch-arg"
@@ -174,7 +176,9 @@ def _import(arch: str, module_name: str, attribute: str) -> Callable[..., Any]:
             if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
                 raise ArchitectureError(_no_module(module_name)) from None
             raise ArchitectureError(f"importing {module_name} failed: {_where(error)}") from None
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # the user's code may raise anything
             raise ArchitectureError(f"importing {module_name} failed: {_where(error)}") from None
         for part in attribute.split("."):
             if not hasattr(found, part):

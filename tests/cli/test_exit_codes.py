@@ -112,6 +112,17 @@ def test_code_that_exits_cannot_turn_the_gate_green(rectify_, library) -> None:
     assert_one_error(rectify_(*EDIT), "tried to exit with 0")
 
 
+def test_what_is_no_exception_is_an_internal_error_too(rectify_, library) -> None:
+    class Stop(BaseException):
+        pass
+
+    def fail() -> None:
+        raise Stop("that's\nit")
+
+    library.during = fail
+    assert_one_error(rectify_(*EDIT), "internal: Stop: that's it (--traceback shows where)")
+
+
 def test_interrupted_is_130(rectify_, library) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt

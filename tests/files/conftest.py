@@ -55,6 +55,12 @@ def fails(num_classes=10):
     raise ValueError("no such thing")
 
 
+def stops(num_classes=10):
+    class Stop(BaseException):
+        pass
+    raise Stop("enough")
+
+
 def tuple_net(num_classes=10):
     class Two(Net):
         def forward(self, x):

@@ -115,6 +115,7 @@ def test_users_code_gets_its_arguments(code: str) -> None:
     [
         ("net", {"depth": 3}, r"could not be built with \(num_classes=10, depth=3\): TypeError: .*check --arch-arg"),
         ("fails", {}, r"ValueError: no such thing \(nets_.*\.py, line \d+\)"),
+        ("stops", {}, r"Stop: enough \(nets_.*\.py, line \d+\)"),
         ("not_a_module", {}, "returned a list, not a torch.nn.Module"),
         ("CONSTANT", {}, "is a int, not a function or class"),
         ("nett", {}, "did you mean net"),
@@ -131,6 +132,7 @@ def test_users_code_that_fails(name: str, args: dict[str, Any], words: str, code
     [
         ("raise RuntimeError('at import')", "RuntimeError: at import"),
         ("import sys; sys.exit(3)", "SystemExit"),
+        ("class Stop(BaseException): pass\nraise Stop('at import')", "Stop: at import"),
         ("import no_such_dependency", "no_such_dependency"),
         ("def broken(:", "SyntaxError"),
     ],
