@@ -18,7 +18,16 @@ from rectify import __version__
 from rectify.cli import edit, evaluate, explain, localize, train
 from rectify.cli.config import Settings, resolve, show
 from rectify.cli.skin import Group, Request, add_command, usage_message
-from rectify.cli.terminal import Terminal, silence, tolerate_any_text, write_stderr, write_stdout
+from rectify.cli.terminal import (
+    Terminal,
+    occupy_closed,
+    report_console,
+    silence,
+    stdout_set_aside,
+    tolerate_any_text,
+    write_stderr,
+    write_stdout,
+)
 from rectify.cli.values import YES
 from rectify.errors import ExitCode, RectifyError, UsageError
 
@@ -77,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault(*_SPIN)  # read when torch is loaded, which no command does before it has to
+    occupy_closed()
     tolerate_any_text()
     try:
         with _sigterm_interrupts():
@@ -153,10 +163,13 @@ def _judge(settings: Settings, terminal: Terminal) -> int:
     from rectify.cli import outputs
 
     outputs.check(settings)
+    console = report_console(settings["color"]) if settings["format"] == "text" else None
     with _contained(settings):
         result = COMMANDS[settings.command].run(settings, terminal)
         terminal.stop()
-        said = outputs.told(result, settings, terminal)  # reports first: stdout shall not say that all went well if not
+        said = outputs.told(
+            result, settings, terminal, console
+        )  # reports first: stdout shall not say that all went well if not
     write_stdout(said)
     outputs.say_files(result.report, settings, terminal)
     return int(result.report["exit_code"])
@@ -165,7 +178,7 @@ def _judge(settings: Settings, terminal: Terminal) -> int:
 @contextlib.contextmanager
 def _contained(settings: Settings) -> Iterator[None]:
     """Keep what libraries and the user's network code print, warn or exit with away from stdout and the exit code."""
-    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+    with stdout_set_aside(), warnings.catch_warnings():
         if not settings["verbose"]:
             warnings.simplefilter("ignore")
         try:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rectify.cli.config import Settings
-from rectify.cli.terminal import Terminal, report_console
+from rectify.cli.terminal import Terminal
 from rectify.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from rectify.files.architectures import Subject
     from rectify.jobs import Inputs, Suspect
 
@@ -111,20 +113,19 @@ def _check_distinct(out: Path, delta: Path | None, reports: Sequence[Path]) -> N
             raise UsageError(f"--report and {taken[path.resolve()]} name the same file: {path}")
 
 
-def shown(report: dict[str, Any], settings: Settings) -> str:
-    """The report in the format that was chosen for stdout."""
+def shown(report: dict[str, Any], settings: Settings, console: Console | None) -> str:
+    """The report in the format that was chosen for stdout; the console is for text."""
     from rectify.reporting.render import print_text, render
 
-    if settings["format"] != "text":
+    if console is None:
         written = render(report, settings["format"])
         return written if written.endswith("\n") else written + "\n"
-    console = report_console(settings["color"])
     with console.capture() as captured:  # written by us: rich turns a broken pipe into exit code 1
         print_text(report, console)
     return captured.get()
 
 
-def told(result: Result, settings: Settings, terminal: Terminal) -> str:
+def told(result: Result, settings: Settings, terminal: Terminal, console: Console | None) -> str:
     """Write every --report file, with pictures where the kind can hold them; what stdout is to say.
 
     The files of an edit lie there by now: if this fails or is interrupted, it is said where.
@@ -136,7 +137,7 @@ def told(result: Result, settings: Settings, terminal: Terminal) -> str:
     """
     written: list[Path] = []
     try:
-        said = shown(result.report, settings)
+        said = shown(result.report, settings, console)
         _write_reports(result, settings, terminal, written)
     except (OutputError, KeyboardInterrupt):
         terminal.stop()

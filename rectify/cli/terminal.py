@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
@@ -57,6 +57,47 @@ def silence(stream: IO[str]) -> None:
         os.close(nothing)
 
 
+def occupy_closed() -> None:
+    """Point those of the first three descriptors that are closed at nothing: else the next file opened gets one."""
+    while (place := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(place)
+
+
+@contextlib.contextmanager
+def stdout_set_aside() -> Iterator[None]:
+    """Context in which stdout is stderr: for ``print``, and for C code and child processes, which know descriptors."""
+    with _descriptor_set_aside(), contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+@contextlib.contextmanager
+def _descriptor_set_aside() -> Iterator[None]:
+    stream = sys.stdout
+    if stream is None:  # closed from the start
+        yield
+        return
+    write_stdout("")  # what is said already goes where it was meant to go
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()  # somebody may have written into it by its other name, sys.__stdout__
+        _flush_c()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def _flush_c() -> None:
+    """Let out what C code has printed: it keeps that until it exits, unless stdout is a terminal."""
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # the last on Windows
+        ctypes.CDLL(None).fflush(None)
+
+
 def tolerate_any_text() -> None:
     """A layer or file name that the terminal's encoding does not have is escaped, not an exception."""
     for stream in (sys.stdout, sys.stderr):
@@ -65,10 +106,13 @@ def tolerate_any_text() -> None:
 
 
 def report_console(color: str) -> Console:
-    """The console of the text report. `auto` obeys NO_COLOR and FORCE_COLOR, and has no colour outside a terminal."""
+    """The console of the text report. `auto` obeys NO_COLOR and FORCE_COLOR, and has no colour outside a terminal.
+
+    Made while stdout is itself: what it is then decides.
+    """
     from rich.console import Console
 
-    plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+    plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False, "file": sys.stdout}
     if color == "never":
         return Console(color_system=None, no_color=True, **plain)
     if color == "always":

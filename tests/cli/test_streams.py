@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from rectify.cli.app import main
 from rectify.cli.terminal import Terminal, report_console, write_stdout
 from rectify.errors import OutputError
 from rectify.reporting import files as report_files
@@ -32,6 +34,39 @@ def test_json_is_pure_whatever_libraries_print(rectify_, library) -> None:
     assert json.loads(said.out)["verdict"] == "pass"
     assert "a network's own words" in said.err
     assert "worry" not in said.err
+
+
+def test_json_is_pure_whatever_is_written_to_the_descriptor(library, capfd) -> None:
+    def chatter() -> None:
+        os.write(1, b"raw bytes\n")
+        os.system("echo a child")
+        ctypes.CDLL(None).printf(b"words of C\n")  # C keeps them in its buffer
+
+    library.during = chatter
+    assert main([*EDIT, "--format", "json"]) == 0
+    os.write(1, b"\n")  # stdout is itself again
+    streams = capfd.readouterr()
+    assert json.loads(streams.out)["verdict"] == "pass" and streams.out.endswith("}\n\n")
+    assert [line for line in streams.err.splitlines() if " " in line][:3] == ["raw bytes", "a child", "words of C"]
+
+
+@pytest.mark.parametrize(
+    ("closed", "out", "err"),
+    [
+        ("", "before\nreport\n", "raw\nother name\n"),
+        ("2>&-", "before\nreport\n", ""),
+        (">&-", "", "other name\n"),
+        (">&- 2>&-", "", ""),
+    ],
+)
+def test_stdout_is_set_aside_whatever_is_closed(closed: str, out: str, err: str) -> None:
+    words = "import os, sys; from rectify.cli.terminal import occupy_closed, stdout_set_aside, write_stdout\n"
+    words += "occupy_closed(); print('before')\n"
+    words += "with stdout_set_aside(): os.write(1, b'raw\\n'); print('other name', file=sys.__stdout__)\n"
+    words += "write_stdout('report\\n')\n"
+    shell = ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, words]
+    done = subprocess.run(shell, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == (out, err)
 
 
 def test_junit_is_pure(rectify_, library) -> None:
@@ -118,6 +153,14 @@ def test_no_color_is_obeyed(rectify_, library, monkeypatch) -> None:
     said = rectify_(*EDIT, "--max-asr", "0")
     assert said.code == 1 and "max_asr" in said.out
     assert "\x1b[3" not in said.out and "\x1b[9" not in said.out  # no colours; bold may stay
+
+
+def test_a_terminal_on_stderr_puts_no_colour_into_a_file(rectify_, library, monkeypatch) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert "\x1b" not in rectify_(*EDIT, "--no-progress").out
 
 
 def test_the_console_prints_layer_names_verbatim(capsys) -> None:
