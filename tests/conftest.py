@@ -8,6 +8,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -37,6 +38,22 @@ def seeded() -> None:
     import torch
 
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> Iterator[Path]:
+    """A FIFO that nobody writes into; whoever waits for that fails in seconds."""
+
+    def fail(*_: object) -> None:
+        raise TimeoutError("hangs")
+
+    path = tmp_path / "fifo.png"
+    os.mkfifo(path)
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(20)
+    yield path
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from rectify.cli.options import COMMAND_FLAGS, GATE_NAMES, unique
 from rectify.cli.outputs import check_reports
 from rectify.cli.terminal import Terminal
 from rectify.errors import ArchitectureError, UsageError
+from rectify.files.endless import refuse_endless
 from rectify.files.words import plain
 
 if TYPE_CHECKING:
@@ -233,6 +234,7 @@ def read_baseline(path: Path) -> dict[str, Any]:
 
     from rectify.reporting.verdict import REGRESSIONS
 
+    refuse_endless(path, UsageError, "give a JSON report of rectify as --baseline", piped=True)
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
     except OSError as problem:

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from rectify.errors import ImageError
+from rectify.files.endless import refuse_endless
 from rectify.files.preprocess import Preprocess
 from rectify.files.words import no_such_file, plain, reason
 
@@ -48,8 +49,9 @@ def read_bytes(path: Path) -> bytes:
     Raises
     ------
     ImageError
-        If there is no such file, or it cannot be read, or is empty.
+        If there is no such file, or it cannot be read, is empty, or is a device or a pipe.
     """
+    refuse_endless(path, ImageError, "give an image file")
     try:
         content = path.read_bytes()
     except FileNotFoundError:

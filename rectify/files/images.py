@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rectify.errors import ImageError, UsageError
 from rectify.files.decode import read_image
+from rectify.files.endless import refuse_endless
 from rectify.files.flowers import Part, flower_classes, flowers_folder, read_flowers
 from rectify.files.listing import SUFFIX_HINT, images_below, read_table, require_folder
 from rectify.files.pairs import Pairs, read_pairs
@@ -298,6 +299,7 @@ def _image_folder(path: Path, num_classes: int) -> tuple[list[Path], list[int], 
 def _digest(paths: Sequence[Path], labels: Sequence[int] | None) -> str:
     digest = hashlib.sha256()
     for number, path in enumerate(paths):
+        refuse_endless(path, ImageError, "give an image file")
         try:
             size = path.stat().st_size
             digest.update(size.to_bytes(8, "little"))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rectify.errors import ImageError
 from rectify.files.decode import SUFFIXES
+from rectify.files.endless import refuse_endless
 from rectify.files.words import nearest, no_such_file, plain, quoted, reason
 
 SUFFIX_HINT = "png, jpg, bmp, webp, tif, gif, ppm"
@@ -22,10 +23,11 @@ def require_folder(path: Path) -> None:
     Raises
     ------
     ImageError
-        If it is missing or a file.
+        If it is missing or no folder.
     """
     if not os.path.exists(path):
         raise ImageError(no_such_file(path))
+    refuse_endless(path, ImageError, "give the folder of images")
     if not os.path.isdir(path):
         raise ImageError(f"{plain(path)} is a file: give the folder of images")
 
@@ -98,6 +100,7 @@ def _cells(path: Path) -> list[tuple[int, list[str]]]:
     """Line number and stripped cells of every line that is not blank."""
     if not os.path.exists(path):
         raise ImageError(no_such_file(path))
+    refuse_endless(path, ImageError, "give a folder or a CSV file", piped=True)
     try:
         text = path.read_text(encoding="utf-8-sig")
         first = text.split("\n", 1)[0]

@@ -256,7 +256,7 @@ def read_preprocess(path: Path | str) -> Preprocess:
         return Preprocess.from_dict(PRESETS[name], name)
     if "_Weights." in name:
         return _torchvision_preset(name)
-    if path.suffix in (".yaml", ".yml", ".json") or path.parent != Path():
+    if path.suffix in (".yaml", ".yml", ".json") or path.parent != Path() or os.path.exists(path):
         raise PreprocessError(f"--preprocess: {no_such_file(path)}")
     raise PreprocessError(f"--preprocess {plain(name)}: no such file or preset; {did_you_mean(name, tuple(PRESETS))}")
 

@@ -10,6 +10,7 @@ from enum import Enum
 from pathlib import Path
 
 from rectify.errors import CheckpointError, CorruptCheckpoint, UnsupportedCheckpoint
+from rectify.files.endless import refuse_endless
 from rectify.files.words import listed, no_such_file, plain, reason
 
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -86,8 +87,7 @@ def sniff(path: Path) -> Kind:
 def _head(path: Path) -> tuple[bytes, int]:
     if not os.path.exists(path):
         raise CheckpointError(no_such_file(path))
-    if not os.path.isfile(path):
-        raise CheckpointError(f"{plain(path)} is neither a file nor a folder: give the checkpoint's path")
+    refuse_endless(path, CheckpointError, "give the checkpoint's path")
     try:
         with open(path, "rb") as file:
             return file.read(_HEAD), path.stat().st_size

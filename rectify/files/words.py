@@ -69,7 +69,7 @@ def did_you_mean(word: str, options: Sequence[str]) -> str:
 
 
 def no_such_file(path: Path) -> str:
-    """One line for a path that does not exist, with the nearest names that do.
+    """One line for a path that does not exist or is no file, with the nearest names that do.
 
     Parameters
     ----------
@@ -82,6 +82,10 @@ def no_such_file(path: Path) -> str:
         Text that names the first missing folder, or close names beside the missing one, or what lies there instead.
     """
     parent = path.parent
+    if os.path.isdir(path):
+        return f"{plain(path)} is a folder: name a file in it"
+    if os.path.exists(path) and not os.path.isfile(path):
+        return f"{plain(path)} is neither a file nor a folder: name a file"
     if os.path.islink(path):
         return f"{plain(path)} is a link to {plain(PurePath(os.readlink(path)))}, which is not there"
     if not os.path.isdir(parent):

@@ -247,6 +247,11 @@ def test_a_baseline_with_odd_figures_is_2_before_the_work(rectify_, library, met
     assert library.asked == {}
 
 
+def test_a_baseline_that_may_never_end_is_2(rectify_, library, fifo) -> None:
+    for path in (fifo, "/dev/zero"):
+        assert_one_error(rectify_(*EDIT, "--baseline", path), f"{path} is neither a file nor a folder")
+
+
 def test_a_baseline_is_compared(rectify_, library) -> None:
     assert rectify_(*EDIT, "--report", "baseline.json").code == 0
     assert rectify_(*EDIT, "--force", "--baseline", "baseline.json").code == 0

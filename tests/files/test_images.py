@@ -153,6 +153,37 @@ def test_bad_images(tmp_path: Path, picture: Write) -> None:
         assert name in line and words in line
 
 
+def test_what_may_never_end_is_not_read(fifo: Path, picture: Write) -> None:
+    good, folder = picture("a.png"), fifo.parent
+    calls: list[Callable[[], object]] = [
+        lambda: read_image(fifo, PLAIN),
+        lambda: read_images([fifo], PLAIN),
+        lambda: read_images([Path("/dev/zero")], PLAIN),
+        lambda: read_folder(folder, PLAIN),
+        lambda: read_folder(fifo, PLAIN),
+        lambda: read_labelled(fifo, PLAIN, 10),
+        lambda: read_pairs([good], [fifo], None, PLAIN),
+        lambda: read_pairs([], [], fifo, PLAIN),
+        lambda: read_pairs([], [], Path("/dev/zero"), PLAIN),
+    ]
+    for call in calls:
+        assert "is neither a file nor a folder: give " in refused(call)
+    (folder / "p.csv").write_text("clean,poisoned\na.png,fifo.png\n")
+    line = refused(lambda: read_pairs([], [], folder / "p.csv", PLAIN))
+    assert line.endswith("p.csv, line 2: " + f"{fifo} is neither a file nor a folder: name a file")
+
+
+def test_pairs_that_a_shell_hands_over(picture: Write) -> None:
+    good, other = picture("a.png"), picture("b.png", 1)
+    end, start = os.pipe()
+    os.write(start, f"clean,poisoned\n{good},{other}\n".encode())
+    os.close(start)
+    try:
+        assert len(read_pairs([], [], Path(f"/dev/fd/{end}"), PLAIN)) == 1
+    finally:
+        os.close(end)
+
+
 def test_pairs_by_order(picture: Write) -> None:
     clean = [picture("c1.png", 1), picture("c2.png", 2)]
     other = [picture("p1.png", 3), picture("p2.png", 4)]

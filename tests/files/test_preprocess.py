@@ -228,3 +228,12 @@ def test_dictionary_round_trip() -> None:
         assert Preprocess.from_dict(values, "again") == preprocess
     squash = Preprocess.from_dict({**GOOD, "crop_mode": "squash"}, "test")
     assert Preprocess.from_dict(squash.to_dict(), "again") == squash
+
+
+def test_what_is_no_file(fifo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(fifo.parent)
+    Path("folder").mkdir()
+    for path, words in ((fifo, "neither a file"), (Path("fifo.png"), "neither a file"), (Path("folder"), "a folder:")):
+        with pytest.raises(PreprocessError) as caught:
+            read_preprocess(path)
+        assert str(caught.value).startswith(f"--preprocess: {path} is {words}")

@@ -37,6 +37,8 @@ def test_no_such_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert no_such_file(tmp_path / "no" / "way" / "m.pt").endswith(f"the folder {tmp_path}/no does not exist")
     monkeypatch.chdir(tmp_path)
     assert no_such_file(Path("modl.pt")) == "no such file: modl.pt; did you mean model.pt?"
+    assert no_such_file(tmp_path) == f"{tmp_path} is a folder: name a file in it"
+    assert no_such_file(Path("/dev/null")) == "/dev/null is neither a file nor a folder: name a file"
     assert no_such_file(Path("none.pt")) == "no such file: none.pt; this folder holds model.pt"
     (tmp_path / "model.pt").unlink()
     (tmp_path / ".hidden").write_text("")
