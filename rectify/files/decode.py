@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 from torch import Tensor
 
 from rectify.errors import ImageError
@@ -14,7 +14,11 @@ from rectify.files.endless import refuse_endless
 from rectify.files.preprocess import Preprocess
 from rectify.files.words import no_such_file, plain, reason
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm"})
+_AVIF = {".avif"} if "avif" in features.modules and features.check("avif") else set()  # of newer Pillows
+SUFFIXES = (
+    frozenset({".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm"})
+    | _AVIF
+)
 
 
 def read_image(path: Path, preprocess: Preprocess) -> Tensor:

@@ -106,7 +106,9 @@ def _cells(path: Path) -> list[tuple[int, list[str]]]:
         first = text.split("\n", 1)[0]
         reader = csv.reader(io.StringIO(text), delimiter=";" if ";" in first and "," not in first else ",")
         return [(reader.line_num, [c.strip() for c in row]) for row in reader if any(c.strip() for c in row)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError:
+        raise ImageError(f"{plain(path)} cannot be read as a CSV file: it is not UTF-8; save it as UTF-8") from None
+    except (OSError, csv.Error) as error:
         raise ImageError(f"{plain(path)} cannot be read as a CSV file: {reason(error)}") from None
 
 

@@ -320,6 +320,10 @@ def test_broken_csv(text: str, words: str, picture: Write, tmp_path: Path) -> No
 
 
 def test_csv_that_is_none(tmp_path: Path, picture: Write) -> None:
+    for encoding in ("utf-16", "latin-1"):
+        (tmp_path / "u.csv").write_text("clean,poisoned\né.png,b.png\n", encoding=encoding)
+        line = refused(lambda: read_pairs([], [], tmp_path / "u.csv", PLAIN))
+        assert line.endswith("u.csv cannot be read as a CSV file: it is not UTF-8; save it as UTF-8")
     (tmp_path / "b.csv").write_bytes(b"\xff\xfe\x00clean")
     assert "cannot be read as a CSV" in refused(lambda: read_pairs([], [], tmp_path / "b.csv", PLAIN))
     assert "cannot be read as a CSV" in refused(lambda: read_pairs([], [], picture("a.png"), PLAIN))
@@ -337,6 +341,15 @@ def test_folder(picture: Write, tmp_path: Path) -> None:
     ((images, labels),) = found.batches(10)
     assert images.shape == (3, 3, 8, 8) and labels is None
     assert torch.equal(images[1], read_image(tmp_path / "s" / "b.png", PLAIN))
+
+
+def test_every_suffix_of_a_folder_is_one_that_can_be_read(picture: Write, tmp_path: Path) -> None:
+    suffixes = {suffix for suffix in (".jfif", ".avif") if suffix in Image.registered_extensions()}
+    for suffix in suffixes:
+        picture(f"s/a{suffix}", 3)
+    found = read_folder(tmp_path / "s", PLAIN)
+    assert {path.suffix for path in found.paths} == suffixes and ".jfif" in suffixes
+    assert next(found.batches(2))[0].shape[1:] == (3, 8, 8)
 
 
 def test_folder_with_a_loop_of_links(picture: Write, tmp_path: Path) -> None:
