@@ -232,17 +232,24 @@ def read_baseline(path: Path) -> dict[str, Any]:
     """
     import json
 
+    from rectify.reporting.build import SCHEMA_VERSION
     from rectify.reporting.verdict import REGRESSIONS
 
     refuse_endless(path, UsageError, "give a JSON report of rectify as --baseline", piped=True)
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        report = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as problem:
         raise UsageError(f"--baseline {path} cannot be read: {problem.strerror or problem}") from None
     except (ValueError, RecursionError):
         report = None
     if not isinstance(report, dict) or not isinstance(report.get("metrics"), dict) or "schema_version" not in report:
         raise UsageError(f"--baseline {path} is no JSON report of rectify; write one with --report baseline.json")
+    version = report["schema_version"]
+    if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
+        raise UsageError(
+            f"--baseline {path} is a report of schema_version {plain(repr(version))}, and this rectify knows those up "
+            f"to {SCHEMA_VERSION}: write it anew with --report baseline.json, or update rectify"
+        )
     _check_figures(report["metrics"], path)
     if all(read(report) is None for _, read in REGRESSIONS.values()):
         raise UsageError(f"--baseline {path} holds no accuracy, attack success or recovery to compare with")

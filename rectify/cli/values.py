@@ -95,6 +95,9 @@ def number(raw: Any) -> float:
 
 def fraction(raw: Any) -> float:
     """A gate: a fraction in [0, 1]. ``5`` for five percent is a mistake worth its own words."""
+    if isinstance(raw, str) and raw.strip().endswith("%"):
+        share = number(raw.strip().removesuffix("%"))
+        raise ValueError(f"must be a fraction in [0, 1], not {raw!r}; {share:g} percent is {share / 100:g}")
     value = number(raw)
     if 1 < value <= 100:
         raise ValueError(f"must be a fraction in [0, 1], not {raw}; {value:g} percent is {value / 100:g}")

@@ -70,6 +70,8 @@ def check_target(path: Path, *, force: bool, never: Collection[Path] = (), flag:
         If the file may not be written, with what to type instead.
     """
     rename_it = f"give {flag} another name"
+    if str(path) == "-":
+        raise OutputError(f"{flag} -: it is written as a file, not on stdout: give a file name")
     for other in never:
         if _same(path, other) or (os.path.isdir(other) and os.path.exists(path) and _same(path.parent, other)):
             raise OutputError(f"{plain(path)} is the input {plain(other)}, never overwritten: {rename_it}")

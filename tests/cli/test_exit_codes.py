@@ -193,6 +193,9 @@ def test_interrupted_is_130(rectify_, library) -> None:
         ([*EDIT, "--apply", "d.safetensors", "--rank", "1"], "so --rank has nothing to decide"),
         ([*EDIT, "--apply", "d.safetensors", "--delta", "e"], "so --delta has nothing to decide"),
         ([*EDIT, "--config", "no.yaml"], "no such settings file: no.yaml"),
+        ([*EDIT, "-o", "-"], "-o -: it is written as a file, not on stdout: give a file name"),
+        ([*EDIT, "--delta", "-"], "--delta -: it is written as a file"),
+        ([*EDIT, "--max-asr", "5%"], "--max-asr must be a fraction in [0, 1], not '5%'; 5 percent is 0.05"),
     ],
 )
 def test_usage_errors_are_one_line_and_2(rectify_, library, words: list[str], message: str) -> None:
@@ -245,6 +248,19 @@ def test_a_baseline_with_odd_figures_is_2_before_the_work(rectify_, library, met
     Path("baseline.json").write_text(json.dumps({"schema_version": 1, "metrics": metrics}))
     assert_one_error(rectify_(*EDIT, "--baseline", "baseline.json"), message)
     assert library.asked == {}
+
+
+@pytest.mark.parametrize("version", [2, 99, 0, "x", "1", True, None, 1.5])
+def test_a_baseline_of_an_unknown_version_is_2(rectify_, library, version: object) -> None:
+    Path("baseline.json").write_text(json.dumps({"schema_version": version, "metrics": {"after": {"asr": 0.1}}}))
+    message = f"is a report of schema_version {version!r}, and this rectify knows those up to 1: write it anew"
+    assert_one_error(rectify_(*EDIT, "--baseline", "baseline.json"), message)
+
+
+def test_a_baseline_with_a_byte_order_mark_is_read(rectify_, library) -> None:
+    text = json.dumps({"schema_version": 1, "metrics": {"after": {"asr": 0.1}}})
+    Path("baseline.json").write_text(text, encoding="utf-8-sig")
+    assert rectify_(*EDIT, "--baseline", "baseline.json").code == 0
 
 
 def test_a_baseline_that_may_never_end_is_2(rectify_, library, fifo) -> None:

@@ -73,3 +73,7 @@ def test_bad(reader, raw) -> None:
 def test_percent_is_recognised() -> None:
     with pytest.raises(ValueError, match=r"5 percent is 0\.05"):
         values.fraction("5")
+    with pytest.raises(ValueError, match=r"not ' 2\.5 % '; 2\.5 percent is 0\.025"):
+        values.fraction(" 2.5 % ")
+    with pytest.raises(ValueError, match="must be a number, not 'x'"):
+        values.fraction("x%")
