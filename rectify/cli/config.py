@@ -20,6 +20,7 @@ from rectify.cli import values
 from rectify.cli.options import ALL_FLAGS, COMMAND_FLAGS, Flag, unique
 from rectify.cli.settings_file import find_settings_file, read_settings_file
 from rectify.errors import ConfigError, RectifyError, UsageError
+from rectify.files.words import plain
 
 ENV_PREFIX = "RECTIFY_"
 CLOSE = 0.75  # likeness of two keys, 0 to 1: sede and seed have .75
@@ -155,7 +156,7 @@ def _from_environment(environ: Mapping[str, str]) -> tuple[dict[str, Setting], t
             near = get_close_matches(variable, settable, 1, 0.8)
             if near:
                 raise ConfigError(f"{variable} is no setting; did you mean {near[0]}?")
-            notes.append(f"{variable} is no setting of rectify; ignored")
+            notes.append(f"{plain(variable)} is no setting of rectify; ignored")
             continue
         raw: Any = _split(flag, environ[variable]) if flag.many else environ[variable]
         said[flag.name] = Setting(_read(flag, raw, variable, ConfigError), variable, Rank.ENVIRONMENT)
@@ -206,7 +207,7 @@ def _entries(content: Mapping[str, Any], where: str) -> Iterator[tuple[Flag, str
         if flag is None:
             raise ConfigError(_unknown(place, where))
         if (flag.name, only) in seen:
-            raise ConfigError(f"{where}: {place} is said twice")
+            raise ConfigError(f"{where}: {plain(place)} is said twice")
         seen.add((flag.name, only))
         yield flag, place, only, raw
 
@@ -219,7 +220,7 @@ def _flatten(content: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]
             yield key, raw
             continue
         if raw is not None and not isinstance(raw, Mapping):
-            raise ConfigError(f"{where}: {key} must hold settings such as {_example(key)}, not {raw!r}")
+            raise ConfigError(f"{where}: {key} must hold settings such as {_example(key)}, not {plain(repr(raw))}")
         for name, value in (raw or {}).items():
             yield f"{key}.{name}".replace("-", "_"), value
 
@@ -240,25 +241,34 @@ def _example(section: str) -> str:
 
 def _unknown(place: str, where: str) -> str:
     section, _, last = place.rpartition(".")
+    named = f"{where}: unknown key {plain(place)}"
     if last == "trust_pickle":
         return f"{where}: {_REFUSED}"
     if last in ALL_FLAGS and ALL_FLAGS[last].place is None:
+        if ALL_FLAGS[last].panel == "Preprocessing":
+            return f"{where}: {last} belongs into preprocess, as in preprocess: {{{last}: …}}"
         return f"{where}: {last} is not for a file; say {ALL_FLAGS[last].label} on the command line"
     gates = [flag.name for flag in COMMAND_FLAGS.get(section, ()) if flag.panel == "Gates" and flag.place is not None]
     if last == "gates" and gates:
-        return f"{where}: unknown key {place}; a gate is written there directly, as in {section}: {{{gates[0]}: …}}"
+        return f"{named}; a gate is written there directly, as in {section}: {{{gates[0]}: …}}"
     inside = list(_inside(section)) if section else [*_SHORT, *_SECTIONS]
-    near = get_close_matches(last, inside, 1, CLOSE)
+    near = _nearest_key(last, inside)
     if near:
-        shown = near[0] if section else _SHORT.get(near[0], near[0])
-        return f"{where}: unknown key {place}; did you mean {shown}?"
-    elsewhere = get_close_matches(last, _SHORT, 1, CLOSE)
+        return f"{named}; did you mean {near if section else _SHORT.get(near, near)}?"
+    elsewhere = _nearest_key(last, _SHORT)
     if elsewhere:
-        return f"{where}: unknown key {place}; did you mean {_SHORT[elsewhere[0]]}?"
+        return f"{named}; did you mean {_SHORT[elsewhere]}?"
     if section and section not in COMMAND_FLAGS:
-        return f"{where}: unknown key {place}; known are {', '.join(sorted(inside))}"
+        return f"{named}; known are {', '.join(sorted(inside))}"
     page = f"rectify {section or 'COMMAND'} --help"  # they are dozens
-    return f"{where}: unknown key {place}; {page} lists the flags, whose long names are the keys"
+    return f"{named}; {page} lists the flags, whose long names are the keys"
+
+
+def _nearest_key(word: str, keys: Iterable[str]) -> str | None:
+    """The key of the same letters, such as model for modle, which is as like mode; else the one most like it."""
+    known, word = list(keys), word.lower()
+    same = [key for key in known if sorted(key) == sorted(word)]
+    return next(iter(same or get_close_matches(word, known, 1, CLOSE)), None)
 
 
 def _read(flag: Flag, raw: Any, label: str, error: type[RectifyError]) -> Any:

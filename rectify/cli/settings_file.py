@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rectify.errors import ConfigError
+from rectify.files.aliases import too_much
+from rectify.files.words import no_such_file, plain
 
 _TOO_DEEP = "too deeply nested to hold settings"
 NAMES = ("rectify.yaml", "rectify.yml")
@@ -18,12 +21,12 @@ def find_settings_file(folder: Path, chosen: Path | None) -> Path | None:
     Raises
     ------
     ConfigError
-        If the file that was asked for is not there.
+        If the file that was asked for is not there, or what is called rectify.yaml is no file.
     """
     if chosen is not None:
         file = chosen if chosen.is_absolute() else folder / chosen
-        if not file.is_file():
-            raise ConfigError(f"no such settings file: {chosen}")
+        if not _is_file(file):
+            raise ConfigError(f"--config: {no_such_file(chosen)}")
         return file
     folders = [folder, *folder.parents]
     for name_set in (NAMES, ("pyproject.toml",)):
@@ -31,7 +34,19 @@ def find_settings_file(folder: Path, chosen: Path | None) -> Path | None:
             for file in (place / name for name in name_set):
                 if _is_file(file) and (file.suffix != ".toml" or _has_table(file)):
                     return file
+                if file.suffix != ".toml" and os.path.lexists(file):  # somebody relies on what it should say
+                    raise ConfigError(_no_file(file))
     return None
+
+
+def _no_file(file: Path) -> str:
+    """What lies there under the name of a settings file."""
+    what = "neither a file nor a folder"
+    if os.path.isdir(file):
+        what = "a folder"
+    elif not os.path.exists(file):
+        what = "a link to what is not there"
+    return f"{plain(file)} is {what}, and settings are read from a file of this name: remove it, or rename it"
 
 
 def _is_file(file: Path) -> bool:
@@ -72,6 +87,8 @@ def read_settings_file(file: Path) -> Mapping[str, Any]:
     content = _toml(file, written) if file.suffix == ".toml" else _yaml(file, written)
     if content is None:
         return {}
+    if wrong := too_much(content):
+        raise ConfigError(f"{file.name}: {wrong}")
     if not isinstance(content, Mapping):
         raise ConfigError(f"{file.name} must hold settings such as `model: model.pt`, not {type(content).__name__}")
     return content
@@ -87,7 +104,7 @@ def _yaml(file: Path, written: str) -> Any:
             seen = set()
             for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
                 if key.value in seen:
-                    raise yaml.MarkedYAMLError(problem=f"{key.value} is said twice", problem_mark=key.start_mark)
+                    raise yaml.MarkedYAMLError(problem=f"{plain(key.value)} is said twice", problem_mark=key.start_mark)
                 seen.add(key.value)
             return super().construct_mapping(node, deep)
 
@@ -96,7 +113,8 @@ def _yaml(file: Path, written: str) -> Any:
     except yaml.YAMLError as problem:
         mark = getattr(problem, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark is not None else ""
-        raise ConfigError(f"{file.name}{where}: {getattr(problem, 'problem', None) or 'not YAML'}") from None
+        what = getattr(problem, "problem", None) or "not YAML"
+        raise ConfigError(f"{file.name}{where}: {plain(what, 200)}") from None
     except RecursionError:
         raise ConfigError(f"{file.name}: {_TOO_DEEP}") from None
 
@@ -109,7 +127,7 @@ def _toml(file: Path, written: str) -> Any:
     try:
         content = tomllib.loads(written)
     except tomllib.TOMLDecodeError as problem:
-        raise ConfigError(f"{file.name}: {problem}") from None
+        raise ConfigError(f"{file.name}: {plain(problem, 200)}") from None
     except RecursionError:
         raise ConfigError(f"{file.name}: {_TOO_DEEP}") from None
     tool = content.get("tool")

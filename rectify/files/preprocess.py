@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from rectify.errors import PreprocessError
+from rectify.files.aliases import too_much
 from rectify.files.words import did_you_mean, no_such_file, plain, quoted, reason
 
 KEYS = ("input_size", "mean", "std", "crop_pct", "interpolation", "crop_mode")
@@ -271,6 +272,8 @@ def _mapping(path: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         what = f"{getattr(error, 'problem', '')} in line {mark.line + 1}" if mark else reason(error)
         raise PreprocessError(f"{plain(path)} cannot be read as YAML or JSON: {plain(what)}") from None
+    if wrong := too_much(values):
+        raise PreprocessError(f"{plain(path)}: {wrong}")
     if not isinstance(values, dict):
         raise PreprocessError(f"{plain(path)} holds no keys; {_EXAMPLE['input_size']}, mean and std, one a line")
     return {str(key): value for key, value in values.items()}

@@ -192,7 +192,7 @@ def test_interrupted_is_130(rectify_, library) -> None:
         ([*EDIT, "--report", "a.md", "--report", "./d.md", "--delta", "d.md"], "--report and --delta name the same"),
         ([*EDIT, "--apply", "d.safetensors", "--rank", "1"], "so --rank has nothing to decide"),
         ([*EDIT, "--apply", "d.safetensors", "--delta", "e"], "so --delta has nothing to decide"),
-        ([*EDIT, "--config", "no.yaml"], "no such settings file: no.yaml"),
+        ([*EDIT, "--config", "no.yaml"], "--config: no such file: no.yaml; this folder holds model.pt"),
         ([*EDIT, "-o", "-"], "-o -: it is written as a file, not on stdout: give a file name"),
         ([*EDIT, "--delta", "-"], "--delta -: it is written as a file"),
         ([*EDIT, "--max-asr", "5%"], "--max-asr must be a fraction in [0, 1], not '5%'; 5 percent is 0.05"),

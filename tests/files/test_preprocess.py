@@ -237,3 +237,10 @@ def test_what_is_no_file(fifo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(PreprocessError) as caught:
             read_preprocess(path)
         assert str(caught.value).startswith(f"--preprocess: {path} is {words}")
+
+
+@pytest.mark.parametrize("text", ["mean: &g [*g]", "interpolation: &g {a: *g}", "&g\n  std: *g"])
+def test_an_alias_inside_of_what_it_names(text: str, tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text("input_size: 8\nstd: 0.5\n" * (not text.startswith("&")) + text)
+    with pytest.raises(PreprocessError, match=r"p\.yaml: too deeply nested, or an alias"):
+        read_preprocess(tmp_path / "p.yaml")
