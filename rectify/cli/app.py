@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -20,6 +21,7 @@ from rectify.cli.config import Settings, resolve, show
 from rectify.cli.skin import Group, Request, add_command, usage_message
 from rectify.cli.terminal import (
     Terminal,
+    end_stdout,
     occupy_closed,
     report_console,
     silence,
@@ -102,6 +104,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BaseException as problem:  # the user's code may raise one that is no Exception; Python would return 1
         asked = os.environ.get("RECTIFY_TRACEBACK", "").lower() in YES or "--traceback" in words
         return _failure(problem, traceback=asked)
+    finally:
+        if (
+            argv is None
+        ):  # this is the program itself, and handlers run in reverse order: those of the user's code later
+            atexit.register(end_stdout)
 
 
 @contextlib.contextmanager

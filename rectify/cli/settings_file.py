@@ -46,7 +46,7 @@ def _no_file(file: Path) -> str:
         what = "a folder"
     elif not os.path.exists(file):
         what = "a link to what is not there"
-    return f"{plain(file)} is {what}, and settings are read from a file of this name: remove it, or rename it"
+    return f"{plain(file)} is {what}, and settings are read from a file of this name: rename it, or pass --config FILE"
 
 
 def _is_file(file: Path) -> bool:

@@ -90,6 +90,14 @@ def _descriptor_set_aside() -> Iterator[None]:
         os.close(kept)
 
 
+def end_stdout() -> None:
+    """Nothing more of ours follows: what exit handlers of the user's code print goes to stderr."""
+    if sys.stdout is not None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            os.dup2(2, 1)
+
+
 def _flush_c() -> None:
     """Let out what C code has printed: it keeps that until it exits, unless stdout is a terminal."""
     import ctypes

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from rectify import __version__
 from rectify.cli.app import main
 from rectify.cli.terminal import Terminal, report_console, write_stdout
 from rectify.errors import OutputError
@@ -67,6 +68,13 @@ def test_stdout_is_set_aside_whatever_is_closed(closed: str, out: str, err: str)
     shell = ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, words]
     done = subprocess.run(shell, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == (out, err)
+
+
+@pytest.mark.parametrize(("word", "out"), [("--version", f"rectify {__version__}\n"), ("--nonsense", "")])
+def test_what_exit_handlers_print_is_not_on_stdout(word: str, out: str) -> None:
+    words = "import atexit, sys; from rectify.cli.app import main; atexit.register(print, 'goodbye'); sys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", words, word], capture_output=True, text=True, check=False)
+    assert done.stdout == out and done.stderr.endswith("goodbye\n")
 
 
 def test_junit_is_pure(rectify_, library) -> None:
