@@ -110,7 +110,7 @@ def read_delta(path: Path, state: Mapping[str, Tensor], sha256: str) -> tuple[li
     tensors, metadata = read_tensors(path)
     layers = metadata.get("layers")
     if metadata.get("kind") != "delta" or not isinstance(layers, list):
-        raise UsageError(f"{path} is no delta file of rectify: write one with rectify edit MODEL … --delta {path}")
+        raise UsageError(f"{path} is no delta file of rectify: write one with rectify edit MODEL … --delta FILE")
     if metadata.get("base_sha256") != sha256:
         raise UsageError(
             f"{path} was made for another model: base sha256 {str(metadata.get('base_sha256'))[:12]}…, "

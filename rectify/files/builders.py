@@ -51,6 +51,8 @@ def construct(
 
 
 def _call(arch: str, builder: Callable[..., Any], arguments: Mapping[str, Any]) -> nn.Module:
+    if isinstance(builder, nn.Module):
+        raise ArchitectureError(f"{plain(arch)} is a network: name a function or class that returns one")
     try:
         with warnings.catch_warnings(), current_folder_importable():
             warnings.simplefilter("ignore")
@@ -63,7 +65,8 @@ def _call(arch: str, builder: Callable[..., Any], arguments: Mapping[str, Any]) 
             f"{plain(arch)} could not be built with ({plain(shown)}): {_where(error)}; check --arch-arg"
         ) from None
     if not isinstance(network, nn.Module):
-        raise ArchitectureError(f"{plain(arch)} returned a {type(network).__name__}, not a torch.nn.Module")
+        what = "a class" if isinstance(network, type) else f"a {type(network).__name__}"
+        raise ArchitectureError(f"{plain(arch)} returned {what}, not a torch.nn.Module: let it return the network")
     return network
 
 

@@ -17,7 +17,7 @@ from rectify.errors import ImageError, UsageError
 from rectify.files.decode import read_image
 from rectify.files.endless import refuse_endless
 from rectify.files.flowers import Part, flower_classes, flowers_folder, read_flowers
-from rectify.files.listing import SUFFIX_HINT, images_below, read_table, require_folder
+from rectify.files.listing import SUFFIX_HINT, Row, images_below, read_table, require_folder
 from rectify.files.pairs import Pairs, read_pairs
 from rectify.files.preprocess import Preprocess
 from rectify.files.words import listed, no_such_file, plain, reason
@@ -235,7 +235,7 @@ def read_labelled(path: Path, preprocess: Preprocess, num_classes: int, part: Pa
         paths, labels = [row.paths[0] for row in rows], [-1 if row.label is None else row.label for row in rows]
         for row, label in zip(rows, labels, strict=True):
             if not 0 <= label < num_classes:
-                what = "the label is missing" if label == -1 else f"label {label} of a network of {num_classes} classes"
+                what = _no_label(rows) if label == -1 else f"label {label} of a network of {num_classes} classes"
                 raise ImageError(f"{plain(path)}, line {row.line}: {what}; labels are 0 to {num_classes - 1}")
     elif flowers := flowers_folder(path):
         paths, labels = read_flowers(flowers, part)
@@ -245,6 +245,12 @@ def read_labelled(path: Path, preprocess: Preprocess, num_classes: int, part: Pa
         require_folder(path)
         paths, labels, classes = _image_folder(path, num_classes)
     return ImageSet(tuple(paths), tuple(labels), classes, preprocess, _digest(paths, labels))
+
+
+def _no_label(rows: Sequence[Row]) -> str:
+    """What is wrong where a row has no label; where none has, there is no column of them."""
+    whole = all(row.label is None for row in rows)
+    return "no image has a label: the header must be image,label" if whole else "the label is missing"
 
 
 _PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}

@@ -14,6 +14,8 @@ from rectify.files.decode import SUFFIXES
 from rectify.files.endless import refuse_endless
 from rectify.files.words import nearest, no_such_file, plain, quoted, reason
 
+_OF_CLASSES = ("class", "class_id", "class_index", "category", "target", "truth", "y")  # as others call the label
+_MOST_DIGITS = 9  # of a class index
 SUFFIX_HINT = "png, jpg, bmp, webp, tif, gif, ppm"
 
 
@@ -87,13 +89,24 @@ def read_table(path: Path, columns: Sequence[Sequence[str]], header: str) -> lis
     if None in places:
         found = f"it is {quoted(first)}" if first else "the file is empty"
         raise ImageError(f"{plain(path)}: the first line must be the header {header}; {found}")
-    mistyped = [name for name in names if name != "label" and nearest(name, ["label"])]  # other columns are let be
-    if mistyped and "label" not in names:
-        raise ImageError(f"{plain(path)}: unknown column {quoted(mistyped[0])}; did you mean label?")
     if len(lines) < 2:
         raise ImageError(f"{plain(path)} has a header and no rows")
+    _check_label_column(path, names, lines[1][1])
     label = names.index("label") if "label" in names else None
     return [_row(path, line, cells, [p for p in places if p is not None], label) for line, cells in lines[1:]]
+
+
+def _check_label_column(path: Path, names: Sequence[str], first: Sequence[str]) -> None:
+    """Refuse a column that seems to be of labels, and is not called so; other columns are let be.
+
+    ``first``: the cells of the first row below the header.
+    """
+    if names.count("label") > 1:
+        raise ImageError(f"{plain(path)}: two columns are called label; keep one")
+    numbered = [name for name, cell in zip(names, first, strict=False) if name in _OF_CLASSES and cell.isdecimal()]
+    mistyped = numbered or [name for name in names if nearest(name, ["label"])]
+    if mistyped and "label" not in names:
+        raise ImageError(f"{plain(path)}: unknown column {quoted(mistyped[0])}; did you mean label?")
 
 
 def _cells(path: Path) -> list[tuple[int, list[str]]]:
@@ -121,6 +134,6 @@ def _row(path: Path, line: int, cells: list[str], places: list[int], label: int 
         if not os.path.isfile(each):
             raise ImageError(f"{where}: {no_such_file(each)}")
     text = cells[label] if label is not None and label < len(cells) else ""
-    if text and not (text.isascii() and text.isdecimal()):
+    if text and not (text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS):
         raise ImageError(f"{where}: the label {quoted(text)} is not a class index (0, 1, …)")
     return Row(line, paths, int(text) if text else None)

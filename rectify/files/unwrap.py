@@ -142,7 +142,8 @@ def _instead(container: Any, part: str, above: str = "") -> str:
     choices = [str(name) for name, value in container.items() if _is_state(value)]
     if _is_state(container) and not choices:
         return f"give {plain(above)}, a state dict itself" if above else "it is a state dict itself: leave the key out"
-    return did_you_mean(part, choices or [str(name) for name in container])
+    front = f"{above}." if above else ""
+    return did_you_mean(front + part, [f"{front}{name}" for name in choices or container])
 
 
 def _tensors(path: Path, found: Any, route: list[str]) -> dict[str, Tensor]:
@@ -169,10 +170,11 @@ def _strip_asked(path: Path, state: Mapping[str, Tensor], prefix: str, route: li
     if not prefix.endswith(".") and any(name.startswith(prefix + ".") for name in state):
         prefix += "."
     renames = {name[len(prefix) :]: name for name in state if name.startswith(prefix) and name != prefix}
-    if not renames:
+    if not renames or (prefix[-1].isalnum() and any(name[0].isalnum() for name in renames)):  # or it ends in a word
         firsts = sorted({name.split(".")[0] + "." for name in state if "." in name})
         hint = did_you_mean(prefix, firsts) or "its names have no prefix"
-        raise UsageError(f"no tensor of {plain(path)} starts with {quoted(prefix)} (--strip-prefix): {hint}")
+        whole = " as a whole name" if renames else ""
+        raise UsageError(f"no tensor of {plain(path)} starts with {quoted(prefix)}{whole} (--strip-prefix): {hint}")
     route.append(f"prefix {quoted(prefix)} stripped")
     if len(renames) < len(state):
         left = [name for name in state if not name.startswith(prefix)]

@@ -23,6 +23,7 @@ from rectify.evaluation.ranks import constant_rows, pearson, spearman
 from rectify.files.architectures import Subject
 from rectify.jobs.common import Inputs, Options, Progress, begin, finish, named
 from rectify.jobs.measuring import fault_of
+from rectify.model.gradients import require_gradients
 from rectify.sections import pairs_section
 
 GROUP = 16  # images in hand at a time: even, so that a pair stays together
@@ -210,6 +211,7 @@ class _Bench:
         """F of a model, with as many images at a time as fit into memory."""
         if model not in self._scores:
             network = self.subjects[model].network
+            require_gradients(network, image)
             most = batch_that_fits(network, image, self.options.batch_size)
             self._scores[model] = Score(network, self.explaining.output, most)
         return self._scores[model]

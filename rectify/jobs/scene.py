@@ -20,6 +20,7 @@ from rectify.files.architectures import RANDOM, Subject
 from rectify.files.words import did_you_mean, listed, plain
 from rectify.jobs.common import MOST_CALIBRATION, Inputs, Options, Progress
 from rectify.jobs.moments import recall_kept
+from rectify.model.gradients import require_gradients
 from rectify.model.layers import left_out
 from rectify.model.trace import Site, survey
 
@@ -56,6 +57,7 @@ def open_scene(inputs: Inputs, options: Options, progress: Progress) -> Scene:
     subject = inputs.subject
     device = subject.device
     clean, corrupted = inputs.pairs.clean.to(device), inputs.pairs.corrupted.to(device)
+    require_gradients(subject.network, clean[:1])
     before, after = (softmax(subject.network, x, options.batch_size, device) for x in (clean, corrupted))
     fault = _diagnosed(before, after, inputs.pairs.labels, options.fault, inputs.calibration is not None)
     fault = replace(fault, labels=fault.labels.to(device), shown=fault.shown.to(device))
@@ -159,10 +161,9 @@ def site_named(scene: Scene, name: str) -> Site:
         why = next((why for why, names in left_out(scene.network, by_name).items() if name in names), None)
         if why is not None:
             raise UsageError(f"layer {name!r} cannot be edited ({why}): give another one, or auto")
-        raise UsageError(
-            f"no editable layer {name!r}: {did_you_mean(name, list(by_name))} "
-            f"(rectify localize lists all {len(by_name)})"
-        )
+        inside = [each for each in by_name if each.startswith(f"{name}.")]
+        hint = f"one of those in it, {listed(inside)}" if inside else did_you_mean(name, list(by_name))
+        raise UsageError(f"no editable layer {name!r}: {hint} (rectify localize lists all {len(by_name)})")
     return by_name[name]
 
 

@@ -117,6 +117,8 @@ def test_users_code_gets_its_arguments(code: str) -> None:
         ("fails", {}, r"ValueError: no such thing \(nets_.*\.py, line \d+\)"),
         ("stops", {}, r"Stop: enough \(nets_.*\.py, line \d+\)"),
         ("not_a_module", {}, "returned a list, not a torch.nn.Module"),
+        ("a_class", {}, "returned a class, not a torch.nn.Module: let it return the network"),
+        ("READY", {}, "is a network: name a function or class that returns one"),
         ("CONSTANT", {}, "is a int, not a function or class"),
         ("nett", {}, "did you mean net"),
     ],

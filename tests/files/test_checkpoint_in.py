@@ -166,6 +166,8 @@ def test_strip_prefix(tmp_path: Path, state: dict[str, Tensor]) -> None:
     with pytest.raises(UsageError, match=r"'modle\.' \(--strip-prefix\): did you mean model\.") as caught:
         read_checkpoint(path, strip_prefix="modle.")
     assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match=r"'mod' as a whole name \(--strip-prefix\): did you mean model\."):
+        read_checkpoint(path, strip_prefix="mod")
 
 
 def test_state_dict_key(tmp_path: Path, state: dict[str, Tensor]) -> None:
@@ -173,7 +175,7 @@ def test_state_dict_key(tmp_path: Path, state: dict[str, Tensor]) -> None:
     path = save(tmp_path / "m.pt", {"model": other, "nets": {"student": state, "a.b": other}, "epoch": 1})
     assert same(read_checkpoint(path, state_dict_key="nets.student"), state)
     assert read_checkpoint(path, state_dict_key="nets.student").used == "state_dict in 'nets.student'"
-    with pytest.raises(UsageError, match=r"no key 'nets\.studnt'.*did you mean student"):
+    with pytest.raises(UsageError, match=r"no key 'nets\.studnt'.*did you mean nets\.student"):
         read_checkpoint(path, state_dict_key="nets.studnt")
     with pytest.raises(UsageError, match="did you mean model"):
         read_checkpoint(path, state_dict_key="modl")

@@ -307,6 +307,9 @@ def test_csv_of_pairs(picture: Write, tmp_path: Path, monkeypatch: pytest.Monkey
         ("clean,poisoned,label\n0.png,1.png,-1\n", "is not a class index"),
         ("clean,poisoned,label\n0.png,1.png,1.5\n", "is not a class index"),
         ("clean,poisoned,label\n0.png,1.png,1\n2.png,3.png,\n", "line 3: the label is missing"),
+        ("clean,poisoned,label\n0.png,1.png,99999999999999999999\n", "is not a class index"),
+        ("clean,poisoned,label,label\n0.png,1.png,1,2\n", "two columns are called label; keep one"),
+        ("clean,poisoned,class\n0.png,1.png,3\n", "unknown column 'class'; did you mean label"),
         ("clean,poisoned,lable\n0.png,1.png,1\n", "unknown column 'lable'; did you mean label"),
         ("clean,poisoned\n" + "x" * 5000 + ",1.png\n", "line 2: no such file"),
     ],
@@ -457,7 +460,17 @@ def test_labelled_csv(header: str, picture: Write, tmp_path: Path) -> None:
 def test_labelled_csv_without_labels(picture: Write, tmp_path: Path) -> None:
     picture("a.png")
     (tmp_path / "d.csv").write_text("image\na.png\n")
+    line = refused(lambda: read_labelled(tmp_path / "d.csv", PLAIN, 4))
+    assert "no image has a label: the header must be image,label" in line
+    (tmp_path / "d.csv").write_text("image,label\na.png,\na.png,1\n")
     assert "line 2: the label is missing" in refused(lambda: read_labelled(tmp_path / "d.csv", PLAIN, 4))
+
+
+def test_a_column_of_class_names_is_let_be(picture: Write, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        picture(name, len(name) + ord(name[0]))
+    (tmp_path / "p.csv").write_text("clean,poisoned,class\na.png,b.png,cat\n")
+    assert read_pairs([], [], tmp_path / "p.csv", PLAIN).labels is None
 
 
 def test_digest_of_a_set(picture: Write, tmp_path: Path) -> None:
