@@ -25,8 +25,9 @@ TURNS = 0.5  # where none does: a guess must change the class of this share of t
 # Cues did so in 87 to 100 %, however few they turned; other marks, waves, pictures and warps in 46 % at most.
 SWAYS_BY, SWAYS = 1.0, 0.6
 NEAR_BEST = 0.05
-# A clear guess that fires so much less often than another one is not what was done, whatever it explains of the pair:
-# of the bench's networks the least of a right one was 0.75 (a warp that the pair tells little of).
+# A clear guess that fires so much less often than another fixed one is not what was done, whatever it explains of the
+# pair: of the bench's networks the least of a right one was 0.75 (a warp that the pair tells little of). What varies
+# may fire far more often by what it spoils: of a trojan that fires on 57 % of images its texture did on all.
 CLEAR_BEHIND = 0.4
 AS_OFTEN = 0.02  # two guesses of one name fire as often if their shares differ by no more
 MOST_PAIRS_GUESSED = 4
@@ -152,7 +153,7 @@ def believe(trials: list[Trial]) -> list[Trial]:
     """
     firing = [trial for trial in trials if trial.fires >= BELIEVE]
     placed = [trial for trial in firing if not trial.guess.elsewhere_of]
-    most = max((trial.fires for trial in placed), default=0.0)
+    most = max((trial.fires for trial in placed if not trial.guess.varies), default=0.0)
     sure = [trial for trial in placed if trial.guess.clear and trial.fires > most - CLEAR_BEHIND]
     placed = sure or placed
     fixed = [trial for trial in placed if not trial.guess.varies]
