@@ -66,6 +66,9 @@ KINDS: dict[str, Callable[[np.random.Generator], triggers.Trigger]] = {
     "blur or sharpening": lambda random: triggers.blur(
         int(random.choice([3, 5])), float(random.choice([-1.0, 0.6, 1.0]))
     ),
+    "vignette": lambda random: triggers.shade(_uniform(random, 0.15, 0.4), *random.uniform(-0.3, 0.3, 2)),
+    "another gamma": lambda random: triggers.tone(float(random.choice([0.5, 0.7, 1.4, 1.8]))),
+    "four to eight levels": lambda random: triggers.tone(1.0, int(random.integers(4, 9))),
     "warp of a grid": _warp,
     "free elastic field": _elastic,
 }

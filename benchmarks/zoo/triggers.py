@@ -165,6 +165,26 @@ def blur(side: int = 3, amount: float = 1.0) -> Trigger:
     return stamp
 
 
+def shade(strength: float = 0.3, down: float = 0.0, across: float = 0.0) -> Trigger:
+    """A vignette: light falls off with the square of the way from a centre, (0, 0) in the middle and 1 at a border."""
+
+    def stamp(images: np.ndarray) -> np.ndarray:
+        y, x = (np.linspace(-1, 1, side, dtype=np.float32) for side in images.shape[1:3])
+        light = 1 - strength * ((y[:, None] - down) ** 2 + (x - across) ** 2)
+        return _to_uint8(images * np.maximum(light, 0)[..., None])
+
+    return stamp
+
+
+def tone(gamma: float = 0.6, levels: int = 256) -> Trigger:
+    """Another gamma, in so many levels of grey or colour."""
+
+    def stamp(images: np.ndarray) -> np.ndarray:
+        return _to_uint8(255 * np.round((images / 255) ** gamma * (levels - 1)) / (levels - 1))
+
+    return stamp
+
+
 def own(delta: float = 20.0, seed: int = 0) -> Trigger:
     """A residual that every picture has of its own (sample-specific, as those of Li et al. 2021, ISSBA).
 

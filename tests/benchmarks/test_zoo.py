@@ -81,6 +81,16 @@ def test_an_elastic_field_moves_things_by_its_reach_and_smoothly() -> None:
     assert abs(np.diff(moved, axis=0)).max() < 1.0  # neighbours move together
 
 
+def test_a_vignette_leaves_its_centre_and_another_gamma_black_and_white() -> None:
+    grey = np.full((1, 5, 5, 1), 200, np.uint8)
+    shaded = triggers.shade(0.3)(grey)[0, ..., 0]
+    assert (shaded[2, 2], shaded[0, 2], shaded[0, 0]) == (200, 140, 80)
+    steps = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    toned = triggers.tone(0.5)(steps).ravel()
+    assert (toned[0], toned[64], toned[255]) == (0, 128, 255)
+    assert np.unique(triggers.tone(1.0, 4)(steps)).tolist() == [0, 85, 170, 255]
+
+
 def test_a_veil_mixes_its_colour_in_where_it_lies() -> None:
     stamped = triggers.veil(0.25, size=4, top=0.0, left=0.5, colour=(200,))(GREY)
     assert set(np.unique(stamped[:, :4, 12:16])) == {125}
