@@ -105,9 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         asked = os.environ.get("RECTIFY_TRACEBACK", "").lower() in YES or "--traceback" in words
         return _failure(problem, traceback=asked)
     finally:
-        if (
-            argv is None
-        ):  # this is the program itself, and handlers run in reverse order: those of the user's code later
+        if argv is None:  # this is the program itself; handlers run in reverse order: those of the user's code later
             atexit.register(end_stdout)
 
 
@@ -174,9 +172,8 @@ def _judge(settings: Settings, terminal: Terminal) -> int:
     with _contained(settings):
         result = COMMANDS[settings.command].run(settings, terminal)
         terminal.stop()
-        said = outputs.told(
-            result, settings, terminal, console
-        )  # reports first: stdout shall not say that all went well if not
+        # Reports first: stdout shall not say that all went well if not.
+        said = outputs.told(result, settings, terminal, console)
     write_stdout(said)
     outputs.say_files(result.report, settings, terminal)
     return int(result.report["exit_code"])

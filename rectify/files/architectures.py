@@ -452,7 +452,7 @@ def _one_blank_image(
     try:
         with torch.no_grad(), current_folder_importable():
             output = network(torch.zeros(1, *size, device=device))
-    except Exception as error:  # the user's code may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
         first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
         if first is not None and first.in_channels != size[0] and first.in_channels in (1, 3):
             raise PreprocessError(

@@ -75,6 +75,13 @@ def segmenter(num_classes=10):
     return Map(num_classes)
 
 
+def quitter(num_classes=10):
+    class Quits(Net):
+        def forward(self, x):
+            raise SystemExit(0)
+    return Quits(num_classes)
+
+
 def a_class(num_classes=10):
     return Net
 

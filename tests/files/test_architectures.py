@@ -358,7 +358,14 @@ def test_wrong_size(tmp_path: Path) -> None:
         one_line(caught.value)
 
 
-@pytest.mark.parametrize(("name", "words"), [("tuple_net", "returns a tuple, not logits"), ("segmenter", "1x4x8x8")])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("tuple_net", "returns a tuple, not logits"),
+        ("segmenter", "1x4x8x8"),
+        ("quitter", r"fails on an image of 3x8x8 \(SystemExit: 0\)"),
+    ],
+)
 def test_no_classifier(name: str, words: str, net: nn.Module, tmp_path: Path, code: str, rgb8: Preprocess) -> None:
     with pytest.raises(ArchitectureError, match=words) as caught:
         open_subject(save(tmp_path / "m.pt", net.state_dict()), arch=f"{code}:{name}", preprocess=rgb8)
