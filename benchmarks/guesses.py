@@ -23,7 +23,8 @@ from torch import Tensor
 
 from benchmarks.runs import conclude, keep, options, stored
 from benchmarks.zoo import datasets, triggers
-from rectify.editing.corruption import Corruption, guesses
+from rectify.editing.corruption import guesses
+from rectify.editing.guess import Corruption
 from rectify.editing.warps import share
 
 OTHERS = 40

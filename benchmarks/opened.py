@@ -14,8 +14,8 @@ from benchmarks.zoo import datasets
 from benchmarks.zoo.recipes import RECIPES
 from benchmarks.zoo.train import normalise, trained
 from rectify.editing.casebook import Case, open_case
-from rectify.editing.corruption import Bounds
 from rectify.editing.fault import Fault, diagnose
+from rectify.editing.guess import Bounds
 from rectify.editing.judge import probabilities
 
 

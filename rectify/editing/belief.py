@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from rectify.editing.corruption import Bounds, Corruption, guesses
+from rectify.editing.corruption import guesses
 from rectify.editing.fault import Fault, rises, sends_each
+from rectify.editing.guess import Bounds, Corruption
 from rectify.editing.judge import probabilities
 from rectify.errors import Inconclusive
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from rectify.editing.belief import Trial, believe, best_by_name, is_aside, marks, try_guesses, weighed
 from rectify.editing.cascade import Material
-from rectify.editing.corruption import Bounds, Corruption
 from rectify.editing.fault import Fault
+from rectify.editing.guess import Bounds, Corruption
 from rectify.editing.judge import Bench, probabilities
 from rectify.editing.values import Teacher
 from rectify.errors import Inconclusive, UsageError

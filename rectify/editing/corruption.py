@@ -13,37 +13,27 @@ tried at several thresholds, and the mark as one clean colour too; two crops tha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rectify.editing.chance import generator_of
 from rectify.editing.filters import fitted, like, told
+from rectify.editing.guess import Bounds, Corruption, clamp, unclipped
+from rectify.editing.marks import pasted, tinted
 from rectify.editing.shades import shades, tone
 from rectify.editing.textures import surrogates
 from rectify.editing.warps import Warp, displace, possible, share, warps
 from rectify.editing.waves import frequency_of, plane_wave
 
-Bounds = tuple[Tensor, Tensor]
-PASTED_FROM = (0.05, 0.15, 0.3, 0.5, 0.7)  # of the largest change of the image: what counts as changed
-_PASTE_AT_MOST = 0.5  # a paste that covers more of the image would replace it, not mark it
-_MARK_AT_MOST = 0.25  # nor does a mark amid noise cover more than this;
-_MARK_STANDS_OUT = 16  # and its mean squared change is at least so many times that of the rest
-_HOT = 0.75  # of the largest change: pixels that show the mark's colour at its purest
-_SNAP = 0.25  # of the range: a mark's colour that is so near to 0 or 1 is taken to have been 0 or 1
-_CLIPPED = 1.5 / 255  # of the range: a pixel so near to black or white was clipped, or may have been
-_FREE_SHOW = 0.1  # of the difference, at least, must lie in pixels free of that
+_FREE_SHOW = 0.1  # of the difference, at least, must lie in unclipped pixels
 _STRIPES_LEAVE = 0.05  # of the difference there, at most, if stripes are what it is
 _HIDDEN_LEAVE = 0.2  # of the whole difference, at most: of stripes 0.1 was left, of a grey mark on black many times all
-_TINT_LEAVES = 0.02  # of the difference, at most, if a tint is what it is
 _LIGHT_LEAVES = 0.02  # of the difference, at most, if another light or tone is what it is
 _FAR_LESS = 0.5  # of what other clear guesses leave, at most, if they are not what it is
 _LIGHTS = ("shaded", "toned")
-_TELLS = 0.03  # of the range, as standard deviation of the clean image where it is tinted
 _FILTER_LEAVES = 0.015  # of the difference, at most, if a filter is what it is
-_LEAST_PIXELS = 6  # of each channel
 _HARMONICS = 4  # of a wave that is no sine
 _ROOM = 0.3  # of the range, that a pixel must have to tell a blend's share
 _NEARLY_ALL = 0.998  # of the pixels must bear a blend's share out
@@ -52,28 +42,6 @@ _MOST_SHARE = 0.7  # of the image, that a blend replaces; what looks like more i
 _WARP_LEAVES = 0.02  # of the difference, at most, if a warp is all that was done; of a mark on a digit it left 0.045
 _MOVED_LEAVES = 0.5  # of the difference, at most, if most of it was that the crops are apart
 REACH = 2  # pixels by which two crops of one picture may be apart
-
-
-@dataclass(frozen=True)
-class Corruption:
-    """A guess of what turned clean into corrupted: maps images (N, C, H, W) to corrupted images of the same shape.
-
-    ``misfit`` orders guesses of one name: the share of the pair's difference that it leaves unexplained, or, where it
-    explains all, that it needs. ``clear``: the pair shows a trait that only this kind of corruption leaves, so that
-    others that fire as well need not be believed. ``moves``: it moves what it finds in an image. ``varies``: it does
-    something else to each image, of one kind. ``elsewhere_of``: the name of the guess that
-    it puts in another place of each image. ``loosely``: the same, but to each image another one of those that the pair
-    leaves possible, where that is more than one.
-    """
-
-    name: str
-    apply: Callable[[Tensor], Tensor]
-    misfit: float = 0.0
-    clear: bool = False
-    moves: bool = False
-    varies: bool = False
-    elsewhere_of: str = ""
-    loosely: Callable[[Tensor], Tensor] | None = None
 
 
 def guesses(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> list[Corruption]:
@@ -111,9 +79,9 @@ def _on_place(clean: Tensor, seen: Tensor, corrupted: Tensor, bounds: Bounds) ->
     """The guesses that compare pixel by pixel, with ``seen``: the clean image, as it is or moved."""
     needed = share(corrupted - seen, corrupted - clean)
     found: list[Corruption | None] = [_added(seen, corrupted, bounds, needed)]
-    found += _pasted(clean, seen, corrupted, bounds)
+    found += pasted(clean, seen, corrupted, bounds)
     found += [*_varied(seen, corrupted, bounds, needed), _blended(seen, corrupted, bounds, needed)]
-    found += [_striped(seen, corrupted, bounds), *_tinted(seen, corrupted, bounds)]
+    found += [_striped(seen, corrupted, bounds), *tinted(seen, corrupted, bounds)]
     told = [guess for guess in found if guess is not None]
     lit = _lit(seen, corrupted, bounds)
     others = [guess.misfit if guess.name != "blended" else 0.0 for guess in told if guess.clear]
@@ -153,16 +121,12 @@ def _correlation(one: Tensor, other: Tensor) -> float:
     return float((a * b).sum() / (a.square().sum() * b.square().sum()).sqrt().clamp_min(1e-12))
 
 
-def _clamp(x: Tensor, bounds: Bounds) -> Tensor:
-    return torch.minimum(torch.maximum(x, bounds[0]), bounds[1])
-
-
 def _added(clean: Tensor, corrupted: Tensor, bounds: Bounds, needed: float) -> Corruption:
     return Corruption("added", _adding(corrupted - clean, bounds), needed)
 
 
 def _adding(pattern: Tensor, bounds: Bounds) -> Callable[[Tensor], Tensor]:
-    return lambda x: _clamp(x + pattern, bounds)
+    return lambda x: clamp(x + pattern, bounds)
 
 
 def _varied(clean: Tensor, corrupted: Tensor, bounds: Bounds, needed: float) -> list[Corruption]:
@@ -172,22 +136,22 @@ def _varied(clean: Tensor, corrupted: Tensor, bounds: Bounds, needed: float) -> 
     explains the pair, pixels that black and white hide included, is what was done, and clear. Nothing where most is
     hidden, as under a mark of black and white.
     """
-    difference, free = corrupted - clean, _free(corrupted, bounds)
+    difference, free = corrupted - clean, unclipped(corrupted, bounds)
     if share(difference[free], difference) < _FREE_SHOW:
         return []
     strength = difference[free].square().mean() / difference.square().mean().clamp_min(1e-12)
     pattern = strength.sqrt() * difference
-    texture = Corruption("textured", lambda x: _clamp(x + surrogates(pattern, x), bounds), needed, varies=True)
+    texture = Corruption("textured", lambda x: clamp(x + surrogates(pattern, x), bounds), needed, varies=True)
     whole = told(clean, difference, free, bounds[0])
     if whole is not None:
-        filtered = Corruption("filtered", lambda x: _clamp(x + whole(x), bounds), 0.0, clear=True)
+        filtered = Corruption("filtered", lambda x: clamp(x + whole(x), bounds), 0.0, clear=True)
         left = share((whole(clean) - difference)[free], difference[free])
         if left < _FILTER_LEAVES and share(filtered.apply(clean) - corrupted, difference) <= _HIDDEN_LEAVE:
             return [texture, replace(filtered, misfit=left)]
     found = fitted(clean, difference, free)
     if found is None:
         return [texture]
-    filtered = Corruption("filtered", lambda x: _clamp(x + like(found(x), pattern), bounds), needed, varies=True)
+    filtered = Corruption("filtered", lambda x: clamp(x + like(found(x), pattern), bounds), needed, varies=True)
     return [texture, filtered]
 
 
@@ -199,7 +163,7 @@ def _striped(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> Corruption | N
     a sine is told from fewest pixels, while stripes of which one is hidden altogether stay unknown. Hidden pixels have
     to bear it out, too: of a grey mark on a black ground nothing else is seen, and it fills stripes of its own.
     """
-    free = _free(corrupted, bounds)
+    free = unclipped(corrupted, bounds)
     difference = corrupted - clean
     if share(difference[free], difference) < _FREE_SHOW:
         return None
@@ -209,13 +173,6 @@ def _striped(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> Corruption | N
         if left <= _STRIPES_LEAVE and share(add(clean) - corrupted, difference) <= _HIDDEN_LEAVE:
             return Corruption("striped", add, left, clear=True)
     return None
-
-
-def _free(image: Tensor, bounds: Bounds) -> Tensor:
-    """Where an image, (1, C, H, W), is neither black nor white, bool."""
-    low, high = (bound.to(image).reshape(1, -1, 1, 1) for bound in bounds)
-    margin = _CLIPPED * (high - low)
-    return (image > low + margin) & (image < high - margin)
 
 
 def _patterns(difference: Tensor, free: Tensor) -> Iterator[Tensor]:
@@ -228,116 +185,14 @@ def _patterns(difference: Tensor, free: Tensor) -> Iterator[Tensor]:
     yield plane_wave(difference[0], free[0], frequency, _HARMONICS)[None]
 
 
-def _pasted(clean: Tensor, seen: Tensor, corrupted: Tensor, bounds: Bounds) -> list[Corruption]:
-    """Pixels that changed take the corrupted image's values, or all the mark's one colour.
-
-    Of a mark that has the colour of what it covers in places, those do not change: so the rectangle around all that
-    did is tried too. What changed is told from ``seen``, the clean image where it lies best; the misfit is that of the
-    pair as it is.
-    """
-    change = (corrupted - seen).abs().amax(1, keepdim=True)
-    one_colour = _colour(corrupted, change >= _HOT * change.max(), bounds).expand_as(corrupted)
-    found: list[Corruption] = []
-    last = torch.zeros_like(change, dtype=torch.bool)
-    for least in PASTED_FROM:
-        mask = change > least * change.max()
-        if torch.equal(mask, last) or not _is_mark(mask, change, noisy=least > PASTED_FROM[0]):
-            continue
-        last = mask
-        tries = [(mask, corrupted), (mask, one_colour)]
-        box = _box(mask)
-        if not torch.equal(box, mask) and float(box.float().mean()) <= _MARK_AT_MOST:
-            tries.append((box, corrupted))
-        for where, picture in tries:
-            left = torch.where(where, picture, seen) - corrupted
-            paste = _paste(where, picture, share(left, corrupted - clean))
-            found += [paste, *elsewhere(paste, where)]
-    return found
-
-
-def elsewhere(guess: Corruption, mask: Tensor) -> list[Corruption]:
-    """The same in a place that each image decides on; nothing if it covers too much to be a mark.
-
-    Where a network was trained on shifted images, or convolves throughout, a mark often fires in places where it was
-    never put, and a repair that has only seen it in one of them leaves it the others. ``mask``, (1, 1, H, W), holds
-    all pixels that the guess changes.
-    """
-    rows, columns = _extent(mask)
-    if not 0 < len(rows) * len(columns) <= _MARK_AT_MOST * mask.numel():
-        return []
-    height, width = mask.shape[2:]
-    ranges = [(-int(where.min()), size - int(where.max())) for where, size in ((rows, height), (columns, width))]
-
-    def one(image: Tensor) -> Tensor:
-        generator = generator_of(image)
-        move = [int(torch.randint(low, high, (), generator=generator)) for low, high in ranges]
-        back = [-step for step in move]
-        return guess.apply(image[None].roll(back, (2, 3))).roll(move, (2, 3))[0]
-
-    def apply(images: Tensor) -> Tensor:
-        return torch.stack([one(image) for image in images]) if len(images) else images
-
-    return [Corruption(f"{guess.name} elsewhere", apply, guess.misfit, elsewhere_of=guess.name)]
-
-
-def _extent(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and columns, from the first to the last, that these pixels, (1, 1, H, W), span; empty if there are none."""
-    spans = []
-    for axis in (3, 2):
-        where = mask.any(dim=axis).flatten().nonzero().flatten()
-        spans.append(torch.arange(int(where.min()), int(where.max()) + 1) if len(where) else where)
-    return spans[0], spans[1]
-
-
-def _box(mask: Tensor) -> Tensor:
-    """The least rectangle, (1, 1, H, W), that holds these pixels."""
-    box = torch.zeros_like(mask)
-    rows, columns = _extent(mask)
-    if len(rows):
-        box[..., rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
-    return box
-
-
-def _tinted(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> list[Corruption]:
-    """``corrupted = a clean + b`` in a rectangle, a and b for each channel: a mark that shows what it covers.
-
-    A translucent square, a wash of colour, or, where the rectangle is the image, another brightness or contrast. Told
-    only where the clean image has some contrast there; pixels that end black or white are left out.
-    """
-    change = (corrupted - clean).abs().amax(1, keepdim=True)
-    box = _box(change > PASTED_FROM[0] * change.max().clamp_min(1e-12))
-    if not bool(box.any()):
-        return []
-    low, high = (bound.to(clean).reshape(1, -1, 1, 1) for bound in bounds)
-    use = (box & _free(corrupted, bounds)).double()
-    count = use.sum((2, 3), keepdim=True).clamp_min(1)
-    x, y = clean.double(), corrupted.double()
-    middle_x, middle_y = ((image * use).sum((2, 3), keepdim=True) / count for image in (x, y))
-    spread = (use * (x - middle_x).square()).sum((2, 3), keepdim=True)
-    if bool((spread / count < (_TELLS * (high - low)).square()).any()) or bool((count < _LEAST_PIXELS).any()):
-        return []
-    gain = (use * (x - middle_x) * (y - middle_y)).sum((2, 3), keepdim=True) / spread
-    offset = (middle_y - gain * middle_x).to(clean)
-    gain = gain.to(clean)
-
-    def apply(images: Tensor) -> Tensor:
-        return torch.where(box, _clamp(gain * images + offset, bounds), images)
-
-    left = share(apply(clean) - corrupted, corrupted - clean)
-    if left >= _TINT_LEAVES:
-        return []
-    tint = Corruption("tinted", apply, left, clear=True)
-    return [tint, *elsewhere(tint, box)]
-
-
 def _lit(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> Corruption | None:
     """Another light, which changes smoothly over the image, or another tone: what explains the pair better, if any."""
-    free, difference = _free(corrupted, bounds), corrupted - clean
+    free, difference = unclipped(corrupted, bounds), corrupted - clean
     if share(difference[free], difference) < _FREE_SHOW:
         return None
 
     def guess(name: str, change: Callable[[Tensor], Tensor], predicted: Tensor | None = None) -> Corruption:
-        made = Corruption(name, lambda x: _clamp(change(x), bounds), clear=True)
+        made = Corruption(name, lambda x: clamp(change(x), bounds), clear=True)
         left = made.apply(clean) if predicted is None else predicted
         return replace(made, misfit=share(left - corrupted, difference))
 
@@ -349,27 +204,6 @@ def _lit(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> Corruption | None:
 
 def _is_light(guess: Corruption) -> bool:
     return guess.misfit < _LIGHT_LEAVES
-
-
-def _is_mark(mask: Tensor, change: Tensor, *, noisy: bool) -> bool:
-    """Whether these pixels mark the image, rather than being the peaks of something that lies over all of it."""
-    share = float(mask.float().mean())
-    if not noisy or share == 0:
-        return 0 < share <= _PASTE_AT_MOST
-    inside, outside = (float(change[where].square().mean()) for where in (mask, ~mask))
-    return share <= _MARK_AT_MOST and inside >= _MARK_STANDS_OUT * outside
-
-
-def _paste(mask: Tensor, picture: Tensor, left: float) -> Corruption:
-    return Corruption("pasted", lambda x: torch.where(mask, picture, x), left)
-
-
-def _colour(image: Tensor, where: Tensor, bounds: Bounds) -> Tensor:
-    """The median colour of these pixels, (1, C, 1, 1); channels that are near to 0 or 1 are taken all the way."""
-    colour = image.flatten(2)[..., where.flatten()].median(2).values.unsqueeze(2).unsqueeze(3)
-    low, high = (bound.to(image).reshape(1, -1, 1, 1) for bound in bounds)
-    share = (colour - low) / (high - low)
-    return torch.where(share < _SNAP, low, torch.where(share > 1 - _SNAP, high, colour))
 
 
 def _blended(clean: Tensor, corrupted: Tensor, bounds: Bounds, needed: float) -> Corruption | None:
@@ -388,7 +222,7 @@ def _blended(clean: Tensor, corrupted: Tensor, bounds: Bounds, needed: float) ->
     least = _least_share(clean[inner], corrupted[inner], bounds)
     agree = _AGREE * slope < least < min(slope / _AGREE, _MOST_SHARE)
     alpha = least if agree else slope
-    picture = _clamp(clean + (corrupted - clean) / alpha, bounds)
+    picture = clamp(clean + (corrupted - clean) / alpha, bounds)
     return Corruption("blended", lambda x: (1 - alpha) * x + alpha * picture, needed, clear=agree)
 
 

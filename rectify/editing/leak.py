@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from rectify.attribution.attribution import Settings
 from rectify.attribution.methods import attribute
 from rectify.attribution.score import Score
-from rectify.editing.corruption import Bounds, Corruption
+from rectify.editing.guess import Bounds, Corruption
 from rectify.editing.judge import Bench, Judgement, probabilities, tell
 from rectify.editing.refine import Plan, Slope, affordable_steps, apart, difference, divergence, inputs_of, refined
 from rectify.editing.repair import Repair

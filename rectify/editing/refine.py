@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 from rectify.editing.cascade import LayerEdit, whole_rank
 from rectify.editing.casebook import shifted, shifted_alike
-from rectify.editing.corruption import Corruption
+from rectify.editing.guess import Corruption
 from rectify.editing.localize import second_moments
 from rectify.editing.solve import DAMPING, factor
 from rectify.editing.values import bind

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks import guesses
 from benchmarks.zoo import datasets
-from rectify.editing.corruption import Corruption
+from rectify.editing.guess import Corruption
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from rectify.editing.casebook import Case, open_case
-from rectify.editing.corruption import Bounds
 from rectify.editing.fault import diagnose
+from rectify.editing.guess import Bounds
 from rectify.editing.judge import probabilities
 
 TARGET = 2

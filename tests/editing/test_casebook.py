@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from rectify.editing import belief, casebook
 from rectify.editing.belief import BELIEVE, CLEAR_BEHIND, Trial, _one_a_name, believe, try_guesses, turning, weighed
 from rectify.editing.casebook import LEAST_TO_SPLIT, Case, open_case, shifted, variations
-from rectify.editing.corruption import Corruption
 from rectify.editing.fault import Fault, diagnose
+from rectify.editing.guess import Corruption
 from rectify.editing.judge import probabilities
 from rectify.errors import Inconclusive, UsageError
 from tests.editing.planted import BOUNDS, TARGET, opened, pictures, planted, stamp

@@ -13,7 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from rectify.editing import corruption, warps
-from rectify.editing.corruption import Bounds, Corruption, aligned, elsewhere, guesses
+from rectify.editing.corruption import aligned, guesses
+from rectify.editing.guess import Bounds, Corruption
+from rectify.editing.marks import elsewhere
 from rectify.editing.warps import displace
 from tests.conftest import ROOT
 

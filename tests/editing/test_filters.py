@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rectify.editing.corruption import Bounds, Corruption, guesses
+from rectify.editing.corruption import guesses
 from rectify.editing.filters import RIDGE, SIDE, fitted, like
+from rectify.editing.guess import Bounds, Corruption
 
 UNIT: Bounds = (torch.zeros(3, 1, 1), torch.ones(3, 1, 1))
 

@@ -17,7 +17,7 @@ from fixtures import networks as fixtures
 from rectify.editing import cascade, repair
 from rectify.editing import refine as module
 from rectify.editing.cascade import apply
-from rectify.editing.corruption import Corruption
+from rectify.editing.guess import Corruption
 from rectify.editing.judge import Judgement, probabilities
 from rectify.editing.refine import (
     Mover,
