@@ -30,9 +30,10 @@ from rectify.editing.waves import frequency_of, plane_wave
 _FREE_SHOW = 0.1  # of the difference, at least, must lie in unclipped pixels
 _STRIPES_LEAVE = 0.05  # of the difference there, at most, if stripes are what it is
 _HIDDEN_LEAVE = 0.2  # of the whole difference, at most: of stripes 0.1 was left, of a grey mark on black many times all
-_LIGHT_LEAVES = 0.02  # of the difference, at most, if another light or tone is what it is
+_LIGHTS = {"shaded": 0.005, "toned": 0.02}  # of the difference, at most, if another light or tone is what it is:
+# of a vignette rounding left 0.0003 at most, of a blurred digit a plane 0.016; of a tone other pixels tell less
 _FAR_LESS = 0.5  # of what other clear guesses leave, at most, if they are not what it is
-_LIGHTS = ("shaded", "toned")
+_BLEND_LEAVES = 0.002  # is taken to be left of a clear blend, whose own misfit says what it needs
 _FILTER_LEAVES = 0.015  # of the difference, at most, if a filter is what it is
 _HARMONICS = 4  # of a wave that is no sine
 _ROOM = 0.3  # of the range, that a pixel must have to tell a blend's share
@@ -84,7 +85,7 @@ def _on_place(clean: Tensor, seen: Tensor, corrupted: Tensor, bounds: Bounds) ->
     found += [_striped(seen, corrupted, bounds), *tinted(seen, corrupted, bounds)]
     told = [guess for guess in found if guess is not None]
     lit = _lit(seen, corrupted, bounds)
-    others = [guess.misfit if guess.name != "blended" else 0.0 for guess in told if guess.clear]
+    others = [guess.misfit if guess.name != "blended" else _BLEND_LEAVES for guess in told if guess.clear]
     if lit is None or lit.misfit > _FAR_LESS * min(others, default=1.0):  # of which each takes fewer numbers
         return told
     return [*(replace(guess, clear=False) for guess in told), lit]
@@ -203,7 +204,7 @@ def _lit(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> Corruption | None:
 
 
 def _is_light(guess: Corruption) -> bool:
-    return guess.misfit < _LIGHT_LEAVES
+    return guess.misfit < _LIGHTS[guess.name]
 
 
 def _blended(clean: Tensor, corrupted: Tensor, bounds: Bounds, needed: float) -> Corruption | None:

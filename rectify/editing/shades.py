@@ -73,8 +73,8 @@ def _shade(clean: Tensor, corrupted: Tensor, free: Tensor, basis: Tensor, gain: 
 def tone(clean: Tensor, corrupted: Tensor, low: Tensor, high: Tensor) -> tuple[Shade, Tensor]:
     """A curve for each channel that takes the clean image's values to the corrupted one's, and what it predicts.
 
-    The curve is the mean of what each of 256 levels became; levels that the image lacks lie on the line between their
-    neighbours, or become what the last one did.
+    The curve is the mean of how much each of 256 levels changed; those that the image lacks lie on the line between
+    their neighbours, or change as the last one did.
 
     Parameters
     ----------
@@ -90,17 +90,18 @@ def tone(clean: Tensor, corrupted: Tensor, low: Tensor, high: Tensor) -> tuple[S
         a level of its own for every pixel explains all and tells nothing.
     """
     curves, predicted = [], []
-    for level, y in zip(_levels(clean, low, high)[0].flatten(1), corrupted[0].flatten(1), strict=True):
-        curve, others = _curve(level.cpu().numpy(), y.double().cpu().numpy())
+    changes = (corrupted - clean)[0].flatten(1).double()
+    for level, change in zip(_levels(clean, low, high)[0].flatten(1), changes, strict=True):
+        curve, others = _curve(level.cpu().numpy(), change.cpu().numpy())
         curves.append(torch.from_numpy(curve))
         predicted.append(torch.from_numpy(others))
     table = torch.stack(curves).to(clean)  # (C, LEVELS)
 
     def apply(images: Tensor) -> Tensor:
         place = _levels(images, low, high).flatten(2)
-        return table.expand(len(images), -1, -1).gather(2, place).view_as(images)
+        return images + table.expand(len(images), -1, -1).gather(2, place).view_as(images)
 
-    return apply, torch.stack(predicted).to(clean).view_as(clean)
+    return apply, clean + torch.stack(predicted).to(clean).view_as(clean)
 
 
 def _levels(images: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -109,18 +110,18 @@ def _levels(images: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return (share * (LEVELS - 1)).round().clamp(0, LEVELS - 1).long()
 
 
-def _curve(level: Values, y: Values) -> tuple[Values, Values]:
-    """What each of all levels becomes, (LEVELS,), and what the other pixels say of each pixel, (n,).
+def _curve(level: Values, change: Values) -> tuple[Values, Values]:
+    """How much each of all levels changes, (LEVELS,), and what the other pixels say of each pixel's change, (n,).
 
     Of a pixel that is alone on its level those of the next levels on both sides do, or of the only one there is.
     """
     known, where, counts = np.unique(level, return_inverse=True, return_counts=True)
-    sums = np.bincount(where, weights=y)
+    sums = np.bincount(where, weights=change)
     means = sums / counts
     beside = means.copy()
     if len(known) > 1:
         beside[0], beside[-1] = means[1], means[-2]
         share = (known[1:-1] - known[:-2]) / (known[2:] - known[:-2])
         beside[1:-1] = means[:-2] + share * (means[2:] - means[:-2])
-    of_level = (sums[where] - y) / np.maximum(counts[where] - 1, 1)
+    of_level = (sums[where] - change) / np.maximum(counts[where] - 1, 1)
     return np.interp(np.arange(LEVELS), known, means), np.where(counts[where] > 1, of_level, beside[where])
