@@ -9,7 +9,7 @@ from typing import Any
 
 from rectify.errors import ConfigError
 from rectify.files.aliases import too_much
-from rectify.files.words import no_such_file, plain
+from rectify.files.words import no_file, no_such_file, plain
 
 _TOO_DEEP = "too deeply nested to hold settings"
 NAMES = ("rectify.yaml", "rectify.yml")
@@ -35,18 +35,11 @@ def find_settings_file(folder: Path, chosen: Path | None) -> Path | None:
                 if _is_file(file) and (file.suffix != ".toml" or _has_table(file)):
                     return file
                 if file.suffix != ".toml" and os.path.lexists(file):  # somebody relies on what it should say
-                    raise ConfigError(_no_file(file))
+                    raise ConfigError(
+                        f"{plain(file)} is {no_file(file)}; settings are read from a file of this name: rename it, or "
+                        "pass --config FILE"
+                    )
     return None
-
-
-def _no_file(file: Path) -> str:
-    """What lies there under the name of a settings file."""
-    what = "neither a file nor a folder"
-    if os.path.isdir(file):
-        what = "a folder"
-    elif not os.path.exists(file):
-        what = "a link to what is not there"
-    return f"{plain(file)} is {what}, and settings are read from a file of this name: rename it, or pass --config FILE"
 
 
 def _is_file(file: Path) -> bool:

@@ -6,8 +6,8 @@ a filter, pixels that are pasted, a tint, another light, another tone, a picture
 A guess is believed only if it *fires*: the network under repair must fall for it on calibration images as it fell for
 the pair.
 
-A pair need not be perfect. JPEG blurs a pasted mark and changes all other pixels a little, so what counts as changed is
-tried at several thresholds, and the mark as one clean colour too; two crops that are off by a pixel or two are aligned.
+A pair need not be perfect: marks are told from what JPEG did to the rest (`rectify.editing.marks`), and two crops that
+are off by a pixel or two are aligned.
 """
 
 from __future__ import annotations

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from torch import nn
+from torch import Tensor, nn
 
 from rectify.editing.cascade import Material, Strength
-from rectify.editing.judge import Bench, Judgement, is_good, is_whole, tell
+from rectify.editing.detector import fires
+from rectify.editing.judge import Bench, Judgement, is_good, is_whole, probabilities, tell
 from rectify.editing.localize import LayerScore, is_candidate
 from rectify.editing.tune import is_tunable, tuned
 from rectify.editing.workshop import Rung, Step, Workshop
@@ -21,6 +22,8 @@ from rectify.model.trace import Site
 NEARLY, NEARLY_PLUS = 1.2, 0.001  # a smaller rung may have this times the best one's loss, plus this
 SMALL_LOSS = 0.02  # where the best rung loses more than this, recovery counts and size does not
 COULD_WIN = 3.0  # times the best rung's loss: single layers that lose more are not tuned
+FEW_SUSPECTS = 0.05  # of the calibration images: so many may carry the fault, whatever share of the target's they are
+MOST_SUSPECTS = 0.75  # of those that are called target, if they are more: beyond it the edit has lost the class
 SHORTLIST = 5  # single layers tried, in the order of the localisation
 RANK_ONE = 2  # of these, so many also with the smallest of edits
 
@@ -86,13 +89,15 @@ def _is_enough(attempt: Attempt) -> bool:
 def _attempt(workshop: Workshop, rung: Rung, bench: Bench, copies: int, steps: list[Step]) -> Attempt:
     """Try one rung on the images that solve, and judge it; its steps are added to ``steps``, as not kept.
 
-    What is good by the images that judge has to be so by all of them, or stands as those say: they are few, and of a
-    ladder of attempts the first that is lucky would be taken. Images that it was solved on flatter it, if anything.
+    What is good by the images that judge has to be so by all but those that carry the fault, or stands as these say:
+    the judges are few, and of a ladder of attempts the first that is lucky would be taken. Images that it was solved on
+    flatter it, if anything.
     """
     student, done = workshop.run(rung, workshop.case.material(everything=False, copies=copies))
     judgement = bench.judge(student)
-    if is_whole(judgement) or is_good(judgement):
-        by_all = workshop.case.bench(everything=True).judge(student)
+    if workshop.case.calibrated and (is_whole(judgement) or is_good(judgement)):  # else all judge as it is
+        without = suspects(workshop, rung, student)
+        by_all = workshop.case.bench(everything=True, without=without).judge(student)
         judgement = max(judgement, by_all, key=lambda one: one.loss)
     reason = f"{rung.name}: {tell(judgement)}"
     steps += [replace(step, kept=False, reason=reason, expected=judgement) for step in done]
@@ -134,3 +139,23 @@ def _best_strength(workshop: Workshop, rung: Rung, material: Material, bench: Be
 
 def _tell_strength(strength: Strength) -> str:
     return f"weight {strength.weight:g}, damping {strength.damping:g}"
+
+
+def suspects(workshop: Workshop, rung: Rung, student: nn.Module) -> Tensor | None:
+    """Calibration images that the untouched network calls target and the edited one does not: they carry the fault.
+
+    Where they are many, and nearly all of the target's, the edit may have lost the class itself: then those alone
+    that the fault is seen to fire in (`rectify.editing.detector`). Their rows in the case, (m,), or None if there are
+    none; ``student`` is what the rung made of the network.
+    """
+    case = workshop.case
+    if case.fault.kind != "flip" or case.fault.target is None or not case.carried:
+        return None
+    opinion = case.opinion[: case.images]
+    sure = (opinion.argmax(1) == case.fault.target) & (opinion.amax(1) > 0.9)
+    left = probabilities(student, case.teacher.clean[: case.images]).argmax(1) != case.fault.target
+    found = (sure & left).nonzero().flatten()
+    if len(found) > max(MOST_SUSPECTS * int(sure.sum()), FEW_SUSPECTS * case.images):
+        site = min(rung.sites, key=lambda one: one.order)
+        found = found[fires(workshop.network, site, case, case.teacher.clean[found], workshop.batch)]
+    return found if len(found) else None

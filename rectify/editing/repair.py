@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from rectify.editing.cascade import LayerEdit, Strength
 from rectify.editing.casebook import Case
-from rectify.editing.detector import fires
-from rectify.editing.judge import Judgement, is_good, is_whole, is_worth_refining, lost, probabilities, tell
-from rectify.editing.ladder import Attempt, climb, ladder, singles
+from rectify.editing.judge import Judgement, is_good, is_whole, is_worth_refining, lost, tell
+from rectify.editing.ladder import Attempt, climb, ladder, singles, suspects
 from rectify.editing.localize import LayerScore
 from rectify.editing.refine import (
     LEAST_STEPS,
@@ -37,8 +36,6 @@ MUCH = 0.05  # expected accuracy and recovery lost together after a refinement: 
 CLEARLY = 0.85  # times the loss of fewer layers: only then more are moved, which costs accuracy that few images show
 TRIAL_WORK = 5e12  # `effort` that the trials of a localisation may cost together: about a minute on one core
 LEAST_TRIALS = 3  # fewer order nothing
-FEW_SUSPECTS = 0.05  # of the calibration images: so many may carry the fault, whatever share of the target's they are
-MOST_SUSPECTS = 0.75  # of those that are called target, if they are more: beyond it the edit has lost the class
 ENERGY = 0.99  # share of a delta's squared norm kept when the rank is chosen automatically
 CARRIED = Strength(weight=1.0, energy=ENERGY)
 # With nothing but the pairs themselves their few keys must outweigh all reference keys.
@@ -121,13 +118,13 @@ def dynamic(
     strength = strength_for(case, rank)
     rungs = ladder(scores, strength) if only is None else singles([only], [only] if rank is None else [], strength)
     chosen, attempts, tried = climb(workshop, rungs)
-    suspects = _suspects(workshop, chosen)
+    suspected = suspects(workshop, chosen.rung, chosen.student)
     notes = []
-    if suspects is not None:
+    if suspected is not None:
         notes.append(
             "1 calibration image acts like a corrupted one and was left out"
-            if len(suspects) == 1
-            else f"{len(suspects)} calibration images act like corrupted ones and were left out"
+            if len(suspected) == 1
+            else f"{len(suspected)} calibration images act like corrupted ones and were left out"
         )
     done = None
     if (
@@ -139,13 +136,15 @@ def dynamic(
         and is_worth_refining(chosen.judgement, case.partial)
     ):
         best = min(attempts, key=lambda attempt: attempt.judgement.loss)
-        done, note = _refine(workshop, scores, best, suspects)
+        done, note = _refine(workshop, scores, best, suspected)
         notes.append(note)
     elif not (is_whole(chosen.judgement) or is_good(chosen.judgement)):
         notes.append(f"the judge expects of this edit, chosen from {len(attempts)}: {tell(chosen.judgement)}")
     if done is None:
-        student, steps = workshop.run(chosen.rung, case.material(everything=True, copies=case.copies, without=suspects))
-        judged = _final(case, student, suspects)
+        student, steps = workshop.run(
+            chosen.rung, case.material(everything=True, copies=case.copies, without=suspected)
+        )
+        judged = _final(case, student, suspected)
         expected = chosen.judgement if case.carried and case.calibrated else None
         done = Repair(tuple(s.edit for s in steps), tuple(steps), judged, chosen.rung.name, (), expected)
     return replace(done, steps=(*tried, *done.steps), notes=(*notes, *done.notes))
@@ -229,22 +228,3 @@ def _moved(workshop: Workshop, sites: Sequence[Site], without: Tensor | None, pl
     label = f"refinement in {plan.steps} steps"
     images = case.clean_images(without)
     return refined(workshop.network, sites, images, case.believed, plan, lambda n: workshop.advance(label))
-
-
-def _suspects(workshop: Workshop, chosen: Attempt) -> Tensor | None:
-    """Calibration images that the untouched network calls target and the edited one does not: they carry the fault.
-
-    Where they are many, and nearly all of the target's, the edit may have lost the class itself: then those alone
-    that the fault is seen to fire in (`rectify.editing.detector`).
-    """
-    case = workshop.case
-    if case.fault.kind != "flip" or case.fault.target is None or not case.carried:
-        return None
-    opinion = case.opinion[: case.images]
-    sure = (opinion.argmax(1) == case.fault.target) & (opinion.amax(1) > 0.9)
-    left = probabilities(chosen.student, case.teacher.clean[: case.images]).argmax(1) != case.fault.target
-    found = (sure & left).nonzero().flatten()
-    if len(found) > max(MOST_SUSPECTS * int(sure.sum()), FEW_SUSPECTS * case.images):
-        site = min(chosen.rung.sites, key=lambda one: one.order)
-        found = found[fires(workshop.network, site, case, case.teacher.clean[found], workshop.batch)]
-    return found if len(found) else None

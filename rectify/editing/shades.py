@@ -6,7 +6,7 @@ gamma, a posterised or a solarised picture is ``y = f(x)``, the same everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,8 @@ Shade = Callable[[Tensor], Tensor]
 Values = npt.NDArray[Any]
 
 
-def shades(clean: Tensor, corrupted: Tensor, free: Tensor) -> list[Shade]:
-    """Least-squares fits of a gain and an offset that vary smoothly, simplest first.
+def shades(clean: Tensor, corrupted: Tensor, free: Tensor) -> Iterator[Shade]:
+    """Least-squares fits of a gain and an offset that vary smoothly, simplest first, each made when it is asked for.
 
     Parameters
     ----------
@@ -32,19 +32,17 @@ def shades(clean: Tensor, corrupted: Tensor, free: Tensor) -> list[Shade]:
     free
         (1, C, H, W) bool: the pixels that show it, of those that are neither black nor white afterwards.
 
-    Returns
-    -------
-    list
-        Of maps of images (N, C, H, W), not clamped. A fit to fewer pixels of a channel than it has numbers is left out.
+    Yields
+    ------
+    callable
+        A map of images (N, C, H, W), not clamped. A fit to fewer pixels of a channel than it has numbers is left out.
     """
-    found = []
     for degree in DEGREES:
         basis = _monomials(clean, degree)
         for gain, offset in PARTS:
             numbers = len(basis) * (gain + offset)
             if int(free.sum((2, 3)).amin()) > numbers:
-                found.append(_shade(clean, corrupted, free, basis, gain, offset))
-    return found
+                yield _shade(clean, corrupted, free, basis, gain, offset)
 
 
 def _monomials(image: Tensor, degree: int) -> Tensor:

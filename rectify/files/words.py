@@ -68,6 +68,15 @@ def did_you_mean(word: str, options: Sequence[str]) -> str:
     return f"one of {listed(options, 8)}" if options else ""
 
 
+def no_file(path: Path) -> str:
+    """What lies at a path that is no file: ``a folder``, ``a link to x, which is not there``, or neither of these."""
+    if os.path.isdir(path):
+        return "a folder"
+    if os.path.islink(path) and not os.path.exists(path):
+        return f"a link to {plain(PurePath(os.readlink(path)))}, which is not there"
+    return "neither a file nor a folder"
+
+
 def no_such_file(path: Path) -> str:
     """One line for a path that does not exist or is no file, with the nearest names that do.
 
@@ -82,12 +91,9 @@ def no_such_file(path: Path) -> str:
         Text that names the first missing folder, or close names beside the missing one, or what lies there instead.
     """
     parent = path.parent
-    if os.path.isdir(path):
-        return f"{plain(path)} is a folder: name a file in it"
-    if os.path.exists(path) and not os.path.isfile(path):
-        return f"{plain(path)} is neither a file nor a folder: name a file"
-    if os.path.islink(path):
-        return f"{plain(path)} is a link to {plain(PurePath(os.readlink(path)))}, which is not there"
+    if os.path.lexists(path):
+        hint = ": name a file in it" if os.path.isdir(path) else ": name a file" if os.path.exists(path) else ""
+        return f"{plain(path)} is {no_file(path)}{hint}"
     if not os.path.isdir(parent):
         while parent != parent.parent and not os.path.isdir(parent.parent):
             parent = parent.parent

@@ -136,7 +136,9 @@ def test_a_file_that_is_named(rectify_, library, monkeypatch) -> None:
     assert (said.code, said.err) == (2, "error: --config: ci is a folder: name a file in it\n")
 
 
-@pytest.mark.parametrize("what", ["a folder", "a link to what is not there", "neither a file nor a folder"])
+@pytest.mark.parametrize(
+    "what", ["a folder", "a link to elsewhere.yaml, which is not there", "neither a file nor a folder"]
+)
 def test_what_only_looks_like_settings_is_not_passed_over(rectify_, library, tmp_path, what: str) -> None:
     file = tmp_path / "rectify.yaml"
     if what == "a folder":
@@ -147,7 +149,7 @@ def test_what_only_looks_like_settings_is_not_passed_over(rectify_, library, tmp
         os.mkfifo(file)
     said = rectify_("localize", "--show-config")
     assert (said.code, said.out) == (2, "")
-    assert said.err.startswith(f"error: {file} is {what}, and settings are read from a file of this name: ")
+    assert said.err.startswith(f"error: {file} is {what}; settings are read from a file of this name: ")
 
 
 def test_nested_and_flat_read_the_same(rectify_, library) -> None:

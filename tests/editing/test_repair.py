@@ -15,7 +15,7 @@ from rectify.editing import repair as module
 from rectify.editing.cascade import Material, Strength, apply
 from rectify.editing.casebook import Case
 from rectify.editing.judge import Bench, Judgement, is_whole, is_worth_refining, probabilities
-from rectify.editing.ladder import Attempt, climb, ladder
+from rectify.editing.ladder import climb, ladder
 from rectify.editing.localize import LayerScore, localize
 from rectify.editing.repair import Repair, dynamic, static, trials
 from rectify.editing.workshop import Rung, Step, Workshop
@@ -236,6 +236,24 @@ def test_what_is_good_by_the_few_images_that_judge_has_to_be_good_by_all(monkeyp
     assert all(step.expected == poor for step in steps)
 
 
+def test_calibration_images_that_carry_the_fault_say_nothing_against_what_is_good(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shop, scores = workshop()
+    seen: list[int] = []
+
+    def judge(bench: Bench, _: nn.Module) -> Judgement:
+        seen.append(len(bench.clean))
+        return Judgement(0.0, 0.0, 0.0, 0.0, 0.0, (100, 100))
+
+    monkeypatch.setattr(Bench, "judge", judge)
+    for without in (None, torch.arange(3)):
+        monkeypatch.setattr(climbing, "suspects", lambda *_, without=without: without)
+        climb(shop, ladder(scores, Strength())[:1])
+    jury, everything, again, rest = seen
+    assert jury == again < rest == everything - 3 * (shop.case.copies + 1)
+
+
 def test_where_much_is_lost_the_best_rung_is_chosen_and_where_little_is_the_smallest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -343,8 +361,7 @@ def test_real_images_of_a_class_that_an_edit_has_lost_are_no_suspects(dirty: int
     with torch.no_grad():
         student.get_parameter("head.bias")[target] = -1e6
     rung = Rung("conv1 alone", (next(score.site for score in scores if score.site.name == "conv1"),), Strength())
-    attempt = Attempt(rung, student, case.bench().judge(student))
-    found = module._suspects(shop, attempt)
+    found = climbing.suspects(shop, rung, student)
     assert ([] if found is None else found.tolist()) == list(range(dirty))
     assert torch.equal(other, case.teacher.clean[: case.images])
 
