@@ -30,11 +30,21 @@ RANK_ONE = 2  # of these, so many also with the smallest of edits
 
 @dataclass(frozen=True)
 class Attempt:
-    """One rung that was tried, the network that it made, and how it was judged."""
+    """One rung that was tried, the network that it made, and how it was judged.
+
+    Attributes
+    ----------
+    judgement
+        By the images that judge, which none was solved on: attempts are held against each other by it.
+    expected
+        The same, or, of what is good by these, what all images say where that is worse. The judges are few, and of a
+        ladder of attempts one is bound to be lucky; images that it was solved on flatter it, if anything.
+    """
 
     rung: Rung
     student: nn.Module
     judgement: Judgement
+    expected: Judgement
 
 
 def ladder(scores: Sequence[LayerScore], strength: Strength) -> list[Rung]:
@@ -83,25 +93,20 @@ def climb(workshop: Workshop, rungs: Sequence[Rung]) -> tuple[Attempt, list[Atte
 
 def _is_enough(attempt: Attempt) -> bool:
     """Whether nothing better need be looked for."""
-    return is_whole(attempt.judgement) or is_good(attempt.judgement)
+    return is_whole(attempt.expected) or is_good(attempt.expected)
 
 
 def _attempt(workshop: Workshop, rung: Rung, bench: Bench, copies: int, steps: list[Step]) -> Attempt:
-    """Try one rung on the images that solve, and judge it; its steps are added to ``steps``, as not kept.
-
-    What is good by the images that judge has to be so by all but those that carry the fault, or stands as these say:
-    the judges are few, and of a ladder of attempts the first that is lucky would be taken. Images that it was solved on
-    flatter it, if anything.
-    """
+    """Try one rung on the images that solve, and judge it; its steps are added to ``steps``, as not kept."""
     student, done = workshop.run(rung, workshop.case.material(everything=False, copies=copies))
-    judgement = bench.judge(student)
+    judgement = expected = bench.judge(student)
     if workshop.case.calibrated and (is_whole(judgement) or is_good(judgement)):  # else all judge as it is
         without = suspects(workshop, rung, student)
         by_all = workshop.case.bench(everything=True, without=without).judge(student)
-        judgement = max(judgement, by_all, key=lambda one: one.loss)
-    reason = f"{rung.name}: {tell(judgement)}"
-    steps += [replace(step, kept=False, reason=reason, expected=judgement) for step in done]
-    return Attempt(rung, student, judgement)
+        expected = max(judgement, by_all, key=lambda one: one.loss)
+    reason = f"{rung.name}: {tell(expected)}"
+    steps += [replace(step, kept=False, reason=reason, expected=expected) for step in done]
+    return Attempt(rung, student, judgement, expected)
 
 
 def _tuned(

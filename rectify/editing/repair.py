@@ -133,19 +133,19 @@ def dynamic(
         and rank is None
         and case.carried
         and case.calibrated
-        and is_worth_refining(chosen.judgement, case.partial)
+        and is_worth_refining(chosen.expected, case.partial)
     ):
         best = min(attempts, key=lambda attempt: attempt.judgement.loss)
         done, note = _refine(workshop, scores, best, suspected)
         notes.append(note)
-    elif not (is_whole(chosen.judgement) or is_good(chosen.judgement)):
-        notes.append(f"the judge expects of this edit, chosen from {len(attempts)}: {tell(chosen.judgement)}")
+    elif not (is_whole(chosen.expected) or is_good(chosen.expected)):
+        notes.append(f"the judge expects of this edit, chosen from {len(attempts)}: {tell(chosen.expected)}")
     if done is None:
         student, steps = workshop.run(
             chosen.rung, case.material(everything=True, copies=case.copies, without=suspected)
         )
         judged = _final(case, student, suspected)
-        expected = chosen.judgement if case.carried and case.calibrated else None
+        expected = chosen.expected if case.carried and case.calibrated else None
         done = Repair(tuple(s.edit for s in steps), tuple(steps), judged, chosen.rung.name, (), expected)
     return replace(done, steps=(*tried, *done.steps), notes=(*notes, *done.notes))
 

@@ -232,7 +232,7 @@ def test_what_is_good_by_the_few_images_that_judge_has_to_be_good_by_all(monkeyp
     few = len(shop.case.bench().clean)
     monkeypatch.setattr(Bench, "judge", lambda bench, _: lucky if len(bench.clean) == few else poor)
     _, attempts, steps = climb(shop, rungs)
-    assert [attempt.judgement for attempt in attempts] == [poor] * len(rungs)
+    assert [(attempt.judgement, attempt.expected) for attempt in attempts] == [(lucky, poor)] * len(rungs)
     assert all(step.expected == poor for step in steps)
 
 
