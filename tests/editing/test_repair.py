@@ -228,12 +228,15 @@ def test_what_is_good_by_the_few_images_that_judge_has_to_be_good_by_all(monkeyp
     shop, scores = workshop()
     rungs = ladder(scores, Strength())[:2]
     monkeypatch.setattr(climbing, "is_tunable", lambda site: False)
-    lucky, poor = (Judgement(loss, loss, 0.0, 0.0, 0.05, (100, 100)) for loss in (0.001, 0.02))
+    lucky, poor = (Judgement(loss, loss, 0.0, 0.0, 0.05, (100, 100)) for loss in (0.001, climbing.LUCKY / 1.9))
     few = len(shop.case.bench().clean)
     monkeypatch.setattr(Bench, "judge", lambda bench, _: lucky if len(bench.clean) == few else poor)
     _, attempts, steps = climb(shop, rungs)
     assert [(attempt.judgement, attempt.expected) for attempt in attempts] == [(lucky, poor)] * len(rungs)
     assert all(step.expected == poor for step in steps)
+    poor = Judgement(climbing.LUCKY / 2.1, climbing.LUCKY / 2.1, 0.0, 0.0, 0.05, (100, 100))
+    _, attempts, _ = climb(shop, rungs)
+    assert [attempt.expected for attempt in attempts] == [lucky]  # no more than what so few may differ by
 
 
 def test_calibration_images_that_carry_the_fault_say_nothing_against_what_is_good(
