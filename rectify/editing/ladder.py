@@ -40,9 +40,8 @@ class Attempt:
     judgement
         By the images that judge, which none was solved on: attempts are held against each other by it.
     expected
-        The same, or, of what is good by these, what all images say where by them more than ``LUCKY`` is lost. The judges
-        are few, and of a ladder of attempts one is bound to be lucky; images that it was solved on flatter it, if
-        anything.
+        The same, or, of what is good by these, what all images say where by them more than ``LUCKY`` is lost. The
+        judges are few, and of a ladder of attempts one is bound to be lucky; images that it was solved on flatter it.
     """
 
     rung: Rung
