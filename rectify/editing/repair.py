@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rectify.editing.cascade import LayerEdit, Strength
 from rectify.editing.casebook import Case
-from rectify.editing.judge import Judgement, is_good, is_whole, is_worth_refining, lost, tell
+from rectify.editing.judge import Judgement, is_good, is_whole, is_worth_refining, lost, probabilities, tell
 from rectify.editing.ladder import Attempt, climb, ladder, singles, suspects
 from rectify.editing.localize import LayerScore
 from rectify.editing.refine import (
@@ -179,12 +179,22 @@ def _refine(
     whole = jury.judge(moved)
     if whole.loss >= before.loss:  # the longer descent has diverged
         return None, f"a refinement of layers together was no better and was rolled back: {tell(whole)}"
+    if not _turns_any(case, network, moved):
+        return None, f"a refinement of layers together left the pairs as they were and was rolled back: {tell(whole)}"
     moving = early(sites, plan.share)
     name = f"first {len(moving)} of {len(sites)} layers, refined together in {steps} steps"
     edits = difference(moved, network, moving)
     kept = joint_steps(workshop, edits, moved, name)
     note = f"the judge expects of a refinement: {tell(trial)}; of the best closed form: {tell(before)}"
     return Repair(tuple(edits), tuple(kept), _final(case, moved, suspects), name, (), trial), note
+
+
+def _turns_any(case: Case, network: nn.Module, moved: nn.Module) -> bool:
+    """Whether of pairs whose class is flipped any corrupted image goes elsewhere than before: else it is no repair."""
+    if case.fault.kind != "flip":
+        return True
+    before, after = (probabilities(one, case.corrupted[-case.pairs :]).argmax(1) for one in (network, moved))
+    return bool((before != after).any())
 
 
 def _plans(case: Case, before: Judgement, first: Plan) -> list[Plan]:

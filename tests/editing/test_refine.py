@@ -528,6 +528,26 @@ def test_a_refinement_that_fails_only_when_it_is_made_whole_is_rolled_back(monke
     assert found.policy == plain.policy and any("rolled back" in note for note in found.notes)
 
 
+def test_a_refinement_that_leaves_the_pairs_as_they_were_is_rolled_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written is checked on the pairs: such a refinement would be refused, and the closed form is not."""
+    shop, scores = workshop()
+    only_refinement(monkeypatch)
+    plain = repair.dynamic(shop, scores, None, refine=False)
+    assert "refined" in repair.dynamic(shop, scores, None).policy
+    monkeypatch.setattr(repair, "_turns_any", lambda *_: False)
+    found = repair.dynamic(shop, scores, None)
+    assert found.policy == plain.policy and any("left the pairs as they were" in note for note in found.notes)
+
+
+def test_what_turns_no_pair_is_told() -> None:
+    shop, scores = workshop()
+    repaired = edited(shop.network, repair.dynamic(shop, scores, None))
+    assert repair._turns_any(shop.case, shop.network, repaired)
+    assert not repair._turns_any(shop.case, shop.network, copy.deepcopy(shop.network))
+    cue = replace(shop.case, fault=replace(shop.case.fault, kind="cue"))
+    assert repair._turns_any(cue, shop.network, shop.network)
+
+
 @pytest.mark.parametrize("images", [None, 5])
 def test_without_enough_calibration_images_nothing_is_refined(
     images: int | None, monkeypatch: pytest.MonkeyPatch
