@@ -92,12 +92,13 @@ def pairs(
     Raises
     ------
     ImageError
-        If an image cannot be read, has no partner, or differs from it in size.
+        If an image cannot be read, has no partner, or differs from it in size, or a label is no class of the network.
     """
     from rectify.files.images import read_pairs
 
     clean_paths, corrupted_paths = [Path(p) for p in clean], [Path(p) for p in corrupted]
-    return read_pairs(clean_paths, corrupted_paths, None if source is None else Path(source), subject.preprocess)
+    where = None if source is None else Path(source)
+    return read_pairs(clean_paths, corrupted_paths, where, subject.preprocess, subject.num_classes)
 
 
 def localize(

@@ -93,7 +93,7 @@ def _pairs(settings: Settings, subject: Subject) -> Pairs | None:
 def _pairs_of(source: Path, subject: Subject) -> Pairs:
     from rectify.files.images import read_pairs
 
-    return read_pairs([], [], source, subject.preprocess)
+    return read_pairs([], [], source, subject.preprocess, subject.num_classes)
 
 
 def open_model(path: Path, settings: Settings, terminal: Terminal, like: Subject | None = None) -> Subject:

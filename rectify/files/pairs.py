@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rectify.errors import ImageError, UsageError
 from rectify.files.decode import decode, read_bytes
-from rectify.files.listing import SUFFIX_HINT, images_below, read_table
+from rectify.files.listing import SUFFIX_HINT, Row, images_below, read_table
 from rectify.files.preprocess import Preprocess
 from rectify.files.words import plain
 
@@ -49,7 +49,13 @@ class Pairs:
         return len(self.names)
 
 
-def read_pairs(clean: Sequence[Path], corrupted: Sequence[Path], source: Path | None, preprocess: Preprocess) -> Pairs:
+def read_pairs(
+    clean: Sequence[Path],
+    corrupted: Sequence[Path],
+    source: Path | None,
+    preprocess: Preprocess,
+    num_classes: int | None = None,
+) -> Pairs:
     """Read pairs, from two lists matched by order, or from a folder or CSV file.
 
     Parameters
@@ -61,6 +67,8 @@ def read_pairs(clean: Sequence[Path], corrupted: Sequence[Path], source: Path | 
         with columns ``clean,poisoned[,label]``, paths relative to it.
     preprocess : Preprocess
         Size and normalisation.
+    num_classes : int, optional
+        Classes of the network, which labels have to be of: told here, where the line of the file is known.
 
     Returns
     -------
@@ -70,7 +78,8 @@ def read_pairs(clean: Sequence[Path], corrupted: Sequence[Path], source: Path | 
     Raises
     ------
     ImageError
-        If a file is missing or no image, the counts or sizes differ, or a pair is the same image twice.
+        If a file is missing or no image, the counts or sizes differ, a pair is the same image twice, or a label is
+        none of the network's classes.
     UsageError
         If neither or both ways are used.
     """
@@ -78,7 +87,7 @@ def read_pairs(clean: Sequence[Path], corrupted: Sequence[Path], source: Path | 
     if source is not None:
         if clean or corrupted:
             raise UsageError("give either --clean with --poisoned or --pairs, not both")
-        rows, labels = _pairs_of(source)
+        rows, labels = _pairs_of(source, num_classes)
     else:
         rows = _matched(clean, corrupted)
     digest = hashlib.sha256()
@@ -105,7 +114,7 @@ def _matched(clean: Sequence[Path], corrupted: Sequence[Path]) -> list[tuple[Pat
     return list(zip(clean, corrupted, strict=True))
 
 
-def _pairs_of(source: Path) -> tuple[list[tuple[Path, Path]], list[int] | None]:
+def _pairs_of(source: Path, num_classes: int | None) -> tuple[list[tuple[Path, Path]], list[int] | None]:
     if os.path.isdir(source):
         return _pairs_in_folder(source), None
     rows = read_table(source, (("clean",), ("poisoned", "corrupted")), "clean,poisoned")
@@ -114,7 +123,18 @@ def _pairs_of(source: Path) -> tuple[list[tuple[Path, Path]], list[int] | None]:
     if given and len(given) < len(labels):
         line = next(row.line for row in rows if row.label is None)
         raise ImageError(f"{plain(source)}, line {line}: the label is missing; give every pair one, or none")
+    if num_classes is not None:
+        _check_labels(source, rows, num_classes)
     return [(row.paths[0], row.paths[1]) for row in rows], given or None
+
+
+def _check_labels(source: Path, rows: Sequence[Row], num_classes: int) -> None:
+    for row in rows:
+        if row.label is not None and row.label >= num_classes:
+            raise ImageError(
+                f"{plain(source)}, line {row.line}: label {row.label} of a network of {num_classes} classes; labels "
+                f"are 0 to {num_classes - 1}: give the class of the clean image, or leave out the column"
+            )
 
 
 def _pairs_in_folder(folder: Path) -> list[tuple[Path, Path]]:

@@ -131,6 +131,15 @@ def test_what_cannot_be_used_is_2_and_silent_on_stdout(folder, jobs, rectify_, w
     assert jobs.asked == {}
 
 
+@pytest.mark.parametrize("flag", ["--pairs", "--holdout"])
+def test_a_label_that_is_no_class_is_told_with_its_file_and_line(folder, jobs, rectify_, flag) -> None:
+    Path("p.csv").write_text("clean,poisoned,label\na.png,b.png,7\n")
+    said = rectify_("evaluate", flag, "p.csv", "-q")
+    assert said.code == 2
+    assert "p.csv, line 2: label 7 of a network of 4 classes; labels are 0 to 3: give the class of" in said.err
+    assert jobs.asked == {}
+
+
 def test_trust_pickle_is_loud(folder, jobs, rectify_) -> None:
     assert "WARNING: --trust-pickle" in rectify_("localize", "--trust-pickle", *PAIR).err
 

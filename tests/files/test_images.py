@@ -322,6 +322,16 @@ def test_broken_csv(text: str, words: str, picture: Write, tmp_path: Path) -> No
     assert words in line and "p.csv" in line
 
 
+def test_a_label_that_the_network_does_not_have_is_told_with_its_line(picture: Write, tmp_path: Path) -> None:
+    for number in range(4):
+        picture(f"{number}.png", number)
+    (tmp_path / "p.csv").write_text("clean,poisoned,label\n0.png,1.png,9\n\n2.png,3.png,10\n")
+    line = refused(lambda: read_pairs([], [], tmp_path / "p.csv", PLAIN, 10))
+    assert "p.csv, line 4: label 10 of a network of 10 classes; labels are 0 to 9: give the class of" in line
+    pairs = read_pairs([], [], tmp_path / "p.csv", PLAIN, 11)
+    assert pairs.labels is not None and pairs.labels.tolist() == [9, 10]
+
+
 def test_csv_that_is_none(tmp_path: Path, picture: Write) -> None:
     for encoding in ("utf-16", "latin-1"):
         (tmp_path / "u.csv").write_text("clean,poisoned\né.png,b.png\n", encoding=encoding)
