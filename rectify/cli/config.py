@@ -4,19 +4,21 @@ A key of a file is for all commands that have such a flag. In a section that is 
 ``edit: {report: edit.html}``, it is for this command alone, and wins over the same key outside of the section. (A key
 whose home is such a section, such as ``explain.method``, is for all: ``evaluate`` judges the methods that explain.)
 
+Of K=V settings (``arch_args``, ``explain.set``) a key that is said again overrides that one alone; but where another
+architecture is said together with arguments of its own, those of the first go with it.
+
 A file cannot say ``trust_pickle``: a cloned repository must not decide to run the code inside a checkpoint.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from rectify.cli import values
 from rectify.cli.options import ALL_FLAGS, COMMAND_FLAGS, Flag, unique
 from rectify.cli.settings_file import find_settings_file, read_settings_file
 from rectify.errors import ConfigError, RectifyError, UsageError
@@ -54,6 +56,7 @@ class Setting:
     source: str
     rank: Rank
     own: bool = False  # from the section of a file that is for this command alone
+    over: Setting | None = None  # of K=V settings: what the value has its other keys from
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class Settings(Mapping[str, Any]):
 
     def source(self, name: str) -> str:
         """Where the value came from."""
-        return self.said[name].source if name in self.said else "default"
+        return " over ".join(setting.source for setting in self._origins(name)) or "default"
 
     def typed(self, name: str) -> bool:
         """Whether the command line itself says it."""
@@ -92,7 +95,15 @@ class Settings(Mapping[str, Any]):
 
     def from_environment(self) -> list[str]:
         """The variables that some value came from."""
-        return sorted({setting.source for setting in self.said.values() if setting.rank is Rank.ENVIRONMENT})
+        origins = (setting for name in self.said for setting in self._origins(name))
+        return sorted({setting.source for setting in origins if setting.rank is Rank.ENVIRONMENT})
+
+    def _origins(self, name: str) -> Iterator[Setting]:
+        """Who says a setting, and of K=V settings whoever says the other keys."""
+        setting = self.said.get(name)
+        while setting is not None:
+            yield setting
+            setting = setting.over
 
 
 def resolve(
@@ -124,8 +135,23 @@ def resolve(
         for name in layer:
             for rival in _RIVALS.get(name, ()):
                 said.pop(rival, None)
-        said |= layer
+        said |= _with_other_keys(said, layer)
     return Settings(command, known, {name: said[name] for name in known if name in said}, notes, where)
+
+
+def _with_other_keys(said: Mapping[str, Setting], layer: Mapping[str, Setting]) -> dict[str, Setting]:
+    """What ``layer`` says; K=V settings with the other keys that they have in ``said``."""
+    found = dict(layer)
+    for name in (name for name in layer if name in said and ALL_FLAGS[name].is_mapping):
+        if name == "arch_args" and _another(said, layer, "arch"):
+            continue
+        found[name] = replace(layer[name], value={**said[name].value, **layer[name].value}, over=said[name])
+    return found
+
+
+def _another(said: Mapping[str, Setting], layer: Mapping[str, Setting], name: str) -> bool:
+    """Whether both say it, and not the same."""
+    return name in said and name in layer and said[name].value != layer[name].value
 
 
 def _from_command_line(known: Mapping[str, Flag], given: Mapping[str, Any]) -> dict[str, Setting]:
@@ -274,7 +300,7 @@ def _nearest_key(word: str, keys: Iterable[str]) -> str | None:
 def _read(flag: Flag, raw: Any, label: str, error: type[RectifyError]) -> Any:
     """The value of one setting; every gate outside its range is a usage error, whoever says it."""
     try:
-        if flag.many and flag.read is not values.arguments:
+        if flag.many and not flag.is_mapping:
             return [flag.read(item) for item in (raw if isinstance(raw, list | tuple) else [raw])]
         return flag.read(raw)
     except ValueError as problem:

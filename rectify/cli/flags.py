@@ -56,6 +56,11 @@ class Flag:
         return self.read in (values.path, values.preprocess, values.start)
 
     @property
+    def is_mapping(self) -> bool:
+        """Several K=V, each of which may be overridden alone."""
+        return self.read is values.arguments
+
+    @property
     def label(self) -> str:
         """How messages name it."""
         return self.spellings[-1] if self.name in ("out", "train_out") else self.spellings[0]

@@ -49,7 +49,8 @@ METHOD = (
     flag(
         "method_options",
         "Explain",
-        "Option of a method, such as eps=0.5 for uni or noise=0.1 for smoothgrad; repeatable.",
+        "Option of a method, such as eps=0.5 for uni or noise=0.1 for smoothgrad; repeatable. Overrides this one of "
+        "set in rectify.yaml and keeps the others.",
         values.arguments,
         "K=V",
         many=True,

@@ -17,7 +17,8 @@ MODEL = (
     flag(
         "arch_args",
         "Model",
-        "Argument of the architecture; repeatable.",
+        "Argument of the architecture; repeatable. Overrides this one of arch_args in rectify.yaml and keeps the "
+        "others, unless --arch names another architecture.",
         values.arguments,
         "K=V",
         many=True,

@@ -55,6 +55,30 @@ def test_show_config_can_be_saved_as_a_settings_file(rectify_, library) -> None:
     assert "# --trust-pickle  " in shown and "trust" not in again.out
 
 
+MAPPINGS = "arch: net\narch_args: {w: 1, c: 1}\nlocalize: {arch_args: {c: 2}}\nexplain: {set: {eps: 1, noise: 1}}\n"
+
+
+def test_one_key_of_a_mapping_is_overridden_alone(rectify_, library, monkeypatch) -> None:
+    write(Path("rectify.yaml"), MAPPINGS)
+    assert settings_of(rectify_("edit", "--show-config", "--arch-arg", "w=8"))["arch_args"] == {"w": 8, "c": 1}
+    assert settings_of(rectify_("localize", "--show-config"))["localize.arch_args"] == {"w": 1, "c": 2}
+    found = settings_of(rectify_("explain", "--show-config", "--set", "noise=2", "--arch-arg", "d=3"))
+    assert (found["explain.set"], found["arch_args"]) == ({"eps": 1, "noise": 2}, {"w": 1, "c": 1, "d": 3})
+    monkeypatch.setenv("RECTIFY_ARCH_ARGS", "c=5 e=5")
+    said = went_well(rectify_("edit", "--show-config", "--arch-arg", "e=6"))
+    assert settings_of(said)["arch_args"] == {"w": 1, "c": 5, "e": 6}
+    assert "# command line over RECTIFY_ARCH_ARGS over rectify.yaml" in said.out
+    note = rectify_("edit", "model.pt", *PAIR, "--arch-arg", "e=6").err
+    assert "settings from the environment: RECTIFY_ARCH_ARGS\n" in note
+
+
+def test_the_arguments_of_another_architecture_are_not_kept(rectify_, library) -> None:
+    write(Path("rectify.yaml"), MAPPINGS)
+    words = ("edit", "--show-config", "--arch-arg", "w=8", "--arch")
+    assert settings_of(rectify_(*words, "other"))["arch_args"] == {"w": 8}
+    assert settings_of(rectify_(*words, "net"))["arch_args"] == {"w": 8, "c": 1}
+
+
 def test_the_nearest_file_upwards(rectify_, library, monkeypatch, tmp_path) -> None:
     write(tmp_path / "rectify.yaml", "model: model.pt\ncalibration: images\nseed: 1\n")
     inner = tmp_path / "a" / "b"
