@@ -256,6 +256,19 @@ def test_an_input_is_never_written_over(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("reference", [False, True])
+def test_nor_by_a_picture_beside_a_report(tmp_path: Path, reference: bool) -> None:
+    data = (FIXTURE / "calibration" / "000.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(data)
+    (tmp_path / "deep" / "in").mkdir(parents=True)
+    input_ = tmp_path / "deep" / "in" / "r.a.ig.png"
+    input_.write_bytes(data)
+    words = ("--calibration", "deep") if reference else ("--image", input_)
+    said = explain(tmp_path, "--image", "a.png", *words, "--report", "deep/in/r.md")
+    assert said.code == 2 and "never overwritten: give the report deep/in/r.md, whose picture it would be" in said.err
+    assert input_.read_bytes() == data and not (tmp_path / "explanations").exists()
+
+
 # ------------------------------------------------------------------------------------------ evaluate --metrics
 
 

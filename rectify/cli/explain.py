@@ -55,9 +55,12 @@ def _faithfulness(settings: Settings) -> bool:
 
 
 def _files(settings: Settings, inputs: Inputs) -> ExplanationFiles:
+    from rectify.files.images import image_files
     from rectify.reporting.explain_files import ExplanationFiles
 
     facts = {"base_sha256": inputs.subject.checkpoint.sha256, "arch": inputs.subject.arch}
+    never = [*inputs_of(settings), *image_files(inputs.calibration)]
+    pages = [path for path in settings["report"] if path.suffix.lower() == ".md"]
     return ExplanationFiles(
-        settings["explain_out"], inputs.subject.preprocess, inputs_of(settings), facts, settings["explain_layer"]
+        settings["explain_out"], inputs.subject.preprocess, never, facts, settings["explain_layer"], pages
     )

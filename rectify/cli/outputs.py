@@ -51,6 +51,9 @@ def delta_path(settings: Settings) -> Path | None:
 WRITTEN = ("out", "explain_out", "train_out", "report", "delta", "cache_dir")  # settings that name what is written
 
 
+DRAWN = ("suspects", "layers", "pairs", "history")  # pictures that a report may have, in order; those of explain aside
+
+
 def inputs_of(settings: Settings) -> list[Path]:
     """Every file and folder that the settings name to be read: nothing may be written over them."""
     found = [] if settings.file is None else [Path(settings.file)]
@@ -76,6 +79,7 @@ def check(settings: Settings) -> None:
     for path in settings["report"]:
         check_path(path)
         check_target(path, force=True, never=inputs, flag="--report")
+    _check_pictures(settings["report"], inputs)
     if settings.command != "edit" or settings["model"] is None:
         return
     out, delta, force = out_path(settings), delta_path(settings), bool(settings["force"])
@@ -87,7 +91,7 @@ def check(settings: Settings) -> None:
 
 
 def check_reports(settings: Settings, images: Iterable[Path]) -> None:
-    """Find out that a report would replace one of the image files that were read.
+    """Find out that a report, or a picture of one, would replace one of the image files that were read.
 
     `check` cannot: it does not know what lies deeper in a folder of images, nor what a CSV file names.
 
@@ -98,9 +102,27 @@ def check_reports(settings: Settings, images: Iterable[Path]) -> None:
     """
     from rectify.files.atomic import check_target, files_at
 
-    never = files_at(settings["report"], images)
-    for path in settings["report"] if never else ():
-        check_target(path, force=True, never=never)
+    reports = settings["report"]
+    never = files_at([*reports, *(picture for path in reports for picture in _pictures_of(path))], images)
+    for path in reports if never else ():
+        check_target(path, force=True, never=never, flag="--report")
+    _check_pictures(reports, never)
+
+
+def _check_pictures(reports: Iterable[Path], never: Sequence[Path]) -> None:
+    """Refuse a report whose pictures, which go beside it, would replace a file that is read."""
+    from rectify.files.atomic import check_target
+
+    for path in reports:
+        for picture in _pictures_of(path):
+            check_target(picture, force=True, never=never, flag=f"the report {path}, whose picture it would be,")
+
+
+def _pictures_of(report: Path) -> list[Path]:
+    """The files beside a report that its pictures may go to."""
+    from rectify.reporting.files import beside
+
+    return [beside(report, f"{name}.png") for name in DRAWN] if report.suffix.lower() == ".md" else []
 
 
 def _check_distinct(out: Path, delta: Path | None, reports: Sequence[Path]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rectify.cli.outputs import Result
+from rectify.cli.outputs import DRAWN, Result
 from rectify.cli.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -39,8 +39,9 @@ def pictures_for(result: Result, terminal: Terminal) -> Iterator[Callable[[Path]
 
 def _beside(report: Path, drawn: Pictures) -> Pictures:
     from rectify.files.atomic import write_atomic
+    from rectify.reporting.files import beside
 
-    placed = {caption: report.with_name(f"{report.stem}.{picture.name}") for caption, picture in drawn.items()}
+    placed = {caption: beside(report, picture.name) for caption, picture in drawn.items()}
     for caption, path in placed.items():
         write_atomic(path, drawn[caption].read_bytes(), force=True)
     return placed
@@ -52,13 +53,14 @@ def draw(result: Result, folder: Path, terminal: Terminal) -> Pictures:
     A picture that fails is left out with a note: the result that it would show is there already.
     """
     pictures: Pictures = _explanations(result, terminal)
-    sketches: list[tuple[str, str, Callable[[Result, Path], bool]]] = [
-        ("The most suspicious images, and where the fault fires in them", "suspects", _suspects),
-        (_layers_caption(result), "layers", _layers),
-        ("The pairs before and after", "pairs", _repair),
-        ("The course of the training", "history", _history),
-    ]
-    for caption, name, sketch in sketches:
+    sketches: dict[str, tuple[str, Callable[[Result, Path], bool]]] = {
+        "suspects": ("The most suspicious images, and where the fault fires in them", _suspects),
+        "layers": (_layers_caption(result), _layers),
+        "pairs": ("The pairs before and after", _repair),
+        "history": ("The course of the training", _history),
+    }
+    for name in DRAWN:
+        caption, sketch = sketches[name]
         path = folder / f"{name}.png"
         try:
             if sketch(result, path):

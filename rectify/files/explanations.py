@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from rectify.errors import OutputError
-from rectify.files.atomic import check_target
+from rectify.files.atomic import check_target, files_at
 from rectify.files.checkpoint import write_tensors
 from rectify.files.words import plain, reason
 
@@ -82,21 +82,24 @@ def check_folder(folder: Path) -> None:
         raise OutputError(f"--out {plain(folder)}: {plain(first)} is a file, not a folder; name another")
 
 
-def check_files(files: Sequence[Path], inputs: Collection[Path]) -> None:
+def check_files(files: Sequence[Path], inputs: Collection[Path], instead: str = "give --out another folder") -> None:
     """Refuse to write over an input, before the work; an earlier explanation may be replaced.
+
+    ``instead`` is what to do where one may not be written.
 
     Raises
     ------
     OutputError
         If a file may not be written.
     """
+    never = [*(path for path in inputs if os.path.isdir(path)), *files_at(files, inputs)]
     for file in files:
         if not os.path.isdir(file.parent):
             continue  # the folder is still to be made, so nothing can lie there
         try:
-            check_target(file, force=True, never=inputs)
+            check_target(file, force=True, never=never)
         except OutputError as problem:
-            raise OutputError(str(problem).replace("give -o another name", "give --out another folder")) from None
+            raise OutputError(str(problem).replace("give -o another name", instead)) from None
 
 
 def write_map(path: Path, values: Tensor, baseline: Tensor | None, told: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rectify.files.explanations import check_files, check_folder, open_folder, stems, write_map
 from rectify.files.words import plain
+from rectify.reporting.files import beside
 from rectify.reporting.heatmaps import Map, explanation_picture
 from rectify.reporting.words import number, percent, share_of_change
 
@@ -33,6 +34,8 @@ class ExplanationFiles:
         What every array file says of where it comes from.
     layer
         The layer that is attributed: a part of the files' names.
+    pages
+        Markdown reports, beside which the pictures go once more.
     """
 
     def __init__(
@@ -42,8 +45,10 @@ class ExplanationFiles:
         never: Sequence[Path],
         facts: dict[str, Any],
         layer: str | None = None,
+        pages: Sequence[Path] = (),
     ) -> None:
         self.folder, self.preprocess, self.never, self.facts, self.layer = folder, preprocess, never, facts, layer
+        self.pages = pages
         self.first: list[Map] = []
         self._names: dict[Item, str] = {}
 
@@ -52,7 +57,12 @@ class ExplanationFiles:
         self._names = dict(zip(items, stems([item.path for item in items]), strict=True))
         check_folder(self.folder)
         made = [path for item in items for method in methods for path in self._paths(item, method, compared)]
-        check_files(made, [*self.never, *(item.path for item in items)])
+        inputs = [*self.never, *(item.path for item in items)]
+        check_files(made, inputs)
+        pictures = [path.name for path in made if path.suffix == ".png"]
+        for page in self.pages:
+            instead = f"give the report {plain(page)}, whose picture it would be, another name"
+            check_files([beside(page, name) for name in pictures], inputs, instead)
 
     def _paths(self, item: Item, method: str, compared: bool) -> list[Path]:
         ends = ["png", "safetensors"] + (["compare.safetensors"] if compared else [])

@@ -28,6 +28,11 @@ def check_path(path: Path) -> None:
         raise UsageError(f"--report {path}: the suffix decides the kind and must be one of {' '.join(SUFFIXES)}")
 
 
+def beside(page: Path, picture: str) -> Path:
+    """Where a picture of this name goes that a Markdown report puts beside itself."""
+    return page.with_name(f"{page.stem}.{picture}")
+
+
 def command_of(path: Path) -> str | None:
     """The command whose report lies there, of any kind; None if there is no report."""
     try:
@@ -91,6 +96,6 @@ def _beside(picture: Path, page: Path) -> str:
             data = picture.read_bytes()
         except OSError as error:
             raise OutputError(f"{picture}: the picture for {page} cannot be read ({error.strerror})") from error
-        picture = folder / f"{page.stem}.{picture.name}"
+        picture = beside(folder / page.name, picture.name)
         write_atomic(picture, data, force=True)
     return quote(os.fsencode(picture.resolve().relative_to(folder).as_posix()))  # whatever bytes its name has

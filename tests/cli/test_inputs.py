@@ -140,6 +140,20 @@ def test_a_label_that_is_no_class_is_told_with_its_file_and_line(folder, jobs, r
     assert jobs.asked == {}
 
 
+@pytest.mark.parametrize("image", ["r.pairs.png", "calibration/deep/r.layers.png"])
+def test_no_picture_of_a_report_replaces_an_input(folder, jobs, rectify_, image) -> None:
+    Path(image).parent.mkdir(exist_ok=True)
+    Image.new("RGB", (8, 8), (200, 20, 90)).save(image)
+    before, page = Path(image).read_bytes(), str(Path(image).parent / "r.md")
+    corrupted = "r.pairs.png" if image == "r.pairs.png" else "b.png"
+    words = ("edit", "--clean", "a.png", "--poisoned", corrupted, "--calibration", "calibration", "--report")
+    said = rectify_(*words, page)
+    assert said.code == 2 and jobs.asked == {}
+    assert f"never overwritten: give the report {page}, whose picture it would be, another name" in said.err
+    assert Path(image).read_bytes() == before
+    assert rectify_(*words, page.replace(".md", ".html")).code == 0  # holds its pictures itself
+
+
 def test_trust_pickle_is_loud(folder, jobs, rectify_) -> None:
     assert "WARNING: --trust-pickle" in rectify_("localize", "--trust-pickle", *PAIR).err
 
