@@ -72,7 +72,7 @@ def check(settings: Settings) -> None:
     UsageError, OutputError
         If a report's suffix is unknown, a folder is missing, or a file is in the way.
     """
-    from rectify.files.atomic import check_target
+    from rectify.files.atomic import check_folder, check_target
     from rectify.reporting.files import check_path
 
     inputs = inputs_of(settings)
@@ -80,6 +80,8 @@ def check(settings: Settings) -> None:
         check_path(path)
         check_target(path, force=True, never=inputs, flag="--report")
     _check_pictures(settings["report"], inputs)
+    if settings.command == "explain":
+        check_folder(settings["explain_out"])
     if settings.command != "edit" or settings["model"] is None:
         return
     out, delta, force = out_path(settings), delta_path(settings), bool(settings["force"])

@@ -99,6 +99,21 @@ def check_target(path: Path, *, force: bool, never: Collection[Path] = (), flag:
         )
 
 
+def check_folder(folder: Path) -> None:
+    """Say early that a folder cannot be made, without making it: a run that is refused leaves nothing behind.
+
+    Raises
+    ------
+    OutputError
+        If the folder, or one above it, is a file; or stdout is meant.
+    """
+    if str(folder) == "-":
+        raise OutputError("--out -: explanations are files in a folder, not on stdout: give one, such as --out maps")
+    first = next((each for each in (folder, *folder.absolute().parents) if os.path.lexists(each)), folder)
+    if os.path.lexists(first) and not os.path.isdir(first):
+        raise OutputError(f"--out {plain(folder)}: {plain(first)} is a file, not a folder; name another")
+
+
 def _is_running(path: Path) -> bool:
     """Whether it is the source of a module that was imported: that of --arch, and whatever that imports."""
     if path.suffix != ".py" and not os.path.islink(path):

@@ -69,19 +69,6 @@ def open_folder(folder: Path) -> None:
         raise OutputError(f"--out {plain(folder)} cannot be made a folder: {reason(error)}; name another") from None
 
 
-def check_folder(folder: Path) -> None:
-    """Say early that a folder cannot be made, without making it: a run that is refused leaves nothing behind.
-
-    Raises
-    ------
-    OutputError
-        If the folder, or one above it, is a file.
-    """
-    first = next((each for each in (folder, *folder.absolute().parents) if os.path.lexists(each)), folder)
-    if os.path.lexists(first) and not os.path.isdir(first):
-        raise OutputError(f"--out {plain(folder)}: {plain(first)} is a file, not a folder; name another")
-
-
 def check_files(files: Sequence[Path], inputs: Collection[Path], instead: str = "give --out another folder") -> None:
     """Refuse to write over an input, before the work; an earlier explanation may be replaced.
 

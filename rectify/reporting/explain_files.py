@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rectify.files.explanations import check_files, check_folder, open_folder, stems, write_map
+from rectify.files.atomic import check_folder
+from rectify.files.explanations import check_files, open_folder, stems, write_map
 from rectify.files.words import plain
 from rectify.reporting.files import beside
 from rectify.reporting.heatmaps import Map, explanation_picture

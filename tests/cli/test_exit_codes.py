@@ -195,6 +195,7 @@ def test_interrupted_is_130(rectify_, library) -> None:
         ([*EDIT, "--config", "no.yaml"], "--config: no such file: no.yaml; this folder holds model.pt"),
         ([*EDIT, "-o", "-"], "-o -: it is written as a file, not on stdout: give a file name"),
         ([*EDIT, "--delta", "-"], "--delta -: it is written as a file"),
+        (["explain", "model.pt", *PAIR, "--out", "-"], "give one, such as --out maps"),
         ([*EDIT, "--max-asr", "5%"], "--max-asr must be a fraction in [0, 1], not '5%'; 5 percent is 0.05"),
     ],
 )
