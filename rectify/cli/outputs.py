@@ -70,15 +70,16 @@ def check(settings: Settings) -> None:
     Raises
     ------
     UsageError, OutputError
-        If a report's suffix is unknown, a folder is missing, or a file is in the way.
+        If a report's suffix is unknown, a folder is missing or takes no file, or a file is in the way.
     """
-    from rectify.files.atomic import check_folder, check_target
+    from rectify.files.atomic import check_folder, check_room, check_target
     from rectify.reporting.files import check_path
 
     inputs = inputs_of(settings)
     for path in settings["report"]:
         check_path(path)
         check_target(path, force=True, never=inputs, flag="--report")
+        check_room(path)
     _check_pictures(settings["report"], inputs)
     if settings.command == "explain":
         check_folder(settings["explain_out"])
@@ -88,8 +89,10 @@ def check(settings: Settings) -> None:
     _check_distinct(out, delta, settings["report"])
     if not settings["dry_run"]:
         check_target(out, force=force, never=inputs)
+        check_room(out)
     if delta is not None:
         check_target(delta, force=force, never=inputs, flag="--delta")
+        check_room(delta)
 
 
 def check_reports(settings: Settings, images: Iterable[Path]) -> None:

@@ -38,7 +38,7 @@ def run(settings: Settings, terminal: Terminal) -> Result:
 
     out = out_path(settings)
     inputs = read_files(settings)
-    _check_reports(settings, out, inputs)
+    _check_outputs(settings, out, inputs)
     made = None if settings["preset"] is None else preset(settings["preset"], settings["objective"])
     plan = make_plan(settings, made)
     source = data_source(settings, made)
@@ -73,9 +73,9 @@ def read_files(settings: Settings) -> list[Path]:
     return [Path(each) for each in said if isinstance(each, str | Path) and os.path.isfile(each)]
 
 
-def _check_reports(settings: Settings, out: Path, inputs: list[Path]) -> None:
-    """Neither the model's file and state nor an input is a place for a report."""
-    from rectify.files.atomic import check_target
+def _check_outputs(settings: Settings, out: Path, inputs: list[Path]) -> None:
+    """Neither the model's file and state nor an input is a place for a report, nor /proc a place for the model."""
+    from rectify.files.atomic import check_room, check_target
     from rectify.jobs.train import state_path
 
     taken = {path.resolve(): what for path, what in ((out, "--out"), (state_path(out), "the state of --out"))}
@@ -83,6 +83,7 @@ def _check_reports(settings: Settings, out: Path, inputs: list[Path]) -> None:
         if path.resolve() in taken:
             raise UsageError(f"--report and {taken[path.resolve()]} name the same file: {path}")
         check_target(path, force=True, never=inputs, flag="--report")
+    check_room(out)
 
 
 def _subject(settings: Settings, made: Preset | None, source: Path, terminal: Terminal) -> Subject:

@@ -8,6 +8,7 @@ import os
 import secrets
 import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -112,6 +113,37 @@ def check_folder(folder: Path) -> None:
     first = next((each for each in (folder, *folder.absolute().parents) if os.path.lexists(each)), folder)
     if os.path.lexists(first) and not os.path.isdir(first):
         raise OutputError(f"--out {plain(folder)}: {plain(first)} is a file, not a folder; name another")
+    check_room(folder, first)
+
+
+def check_room(path: Path, folder: Path | None = None) -> None:
+    """Say early that no file can be made in a folder that is there, by making one that nobody sees, for a moment.
+
+    Rights do not tell: of root, of /proc, of what is mounted to be read only.
+
+    Parameters
+    ----------
+    path : Path
+        What is to be written.
+    folder : Path, optional
+        Where there has to be room: by default the folder that ``path`` lies in; one that is not there is passed over.
+
+    Raises
+    ------
+    OutputError
+        If none can be made, with what to type instead.
+    """
+    folder = path.parent if folder is None else folder
+    if not os.path.isdir(folder):
+        return
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {plain(path)}: no file can be made in {plain(folder.absolute())} ({reason(error)}); name "
+            "another folder"
+        ) from None
 
 
 def _is_running(path: Path) -> bool:

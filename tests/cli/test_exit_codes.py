@@ -204,6 +204,23 @@ def test_usage_errors_are_one_line_and_2(rectify_, library, words: list[str], me
     assert library.asked == {}
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="only Linux has a folder that takes no file, even of root")
+@pytest.mark.parametrize(
+    "words",
+    [
+        [*EDIT, "-o", "/proc/o.safetensors"],
+        [*EDIT, "--delta", "/proc/d.safetensors", "--dry-run"],
+        [*EDIT, "--report", "/proc/r.json"],
+        ["explain", "model.pt", *PAIR, "--out", "/proc/deep/maps"],
+    ],
+)
+def test_a_folder_that_takes_no_file_is_told_before_the_work(rectify_, library, words: list[str]) -> None:
+    message = f"cannot write {next(word for word in words if '/proc' in word)}: no file can be made in /proc ("
+    assert_one_error(rectify_(*words), message)
+    assert library.asked == {}
+    assert rectify_(*EDIT, "-o", "/proc/o.safetensors", "--dry-run").code == 0  # writes no model
+
+
 def test_an_existing_output_needs_force(rectify_, library) -> None:
     Path("model.rectified.safetensors").write_bytes(b"earlier")
     assert_one_error(rectify_(*EDIT), "--force")

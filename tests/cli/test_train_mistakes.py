@@ -30,6 +30,7 @@ from tests.trouble import full_disk, take_rights
         ([*FRESH, "-o", "m.safetensors", "--eps", "0"], "eps 0 leaves ig-sum-norm no ball to search"),
         ([*FRESH, "-o", "m.safetensors", "--lr", "0"], "--lr must be above 0"),
         ([*FRESH, "-o", "none/m.safetensors"], "no folder none"),
+        ([*FRESH, "-o", "/proc/m.safetensors"], "cannot write /proc/m.safetensors: no f"),  # file; or folder
         ([*FRESH, "-o", "data"], "folder"),
         ([*FRESH, "-o", "m.json", "--report", "m.json"], "--report and --out name the same file"),
         (["train", "gone.pt", "--data", "data"], "gone.pt"),
