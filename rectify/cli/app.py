@@ -189,6 +189,13 @@ def _contained(settings: Settings) -> Iterator[None]:
             yield
         except SystemExit as problem:
             raise RuntimeError(f"code that was called tried to exit with {problem.code}") from problem
+        except Exception as problem:
+            if settings["batch_size"] == 1 and _out_of_memory(problem):
+                raise RectifyError(
+                    "out of memory with one image at a time: smaller images (--input-size, if the network takes them) "
+                    "or a machine with more memory would do"
+                ) from problem
+            raise
 
 
 def _failure(problem: BaseException, *, traceback: bool) -> int:
@@ -203,11 +210,15 @@ def _failure(problem: BaseException, *, traceback: bool) -> int:
 def _told(problem: Any) -> str:
     if isinstance(problem, RectifyError):
         return str(problem)
-    full = isinstance(problem, MemoryError) or type(problem).__name__ == "OutOfMemoryError"
-    if full or "can't allocate memory" in str(problem):  # the second is torch's on the CPU
+    if _out_of_memory(problem):
         return "out of memory; try a smaller --batch-size"
     if isinstance(problem, ModuleNotFoundError) and problem.name and not problem.name.startswith("rectify"):
         name = problem.name.partition(".")[0]
         return f"the package {name} is missing: pip install {_DISTRIBUTIONS.get(name, name)}"
     said = " ".join(str(problem).split())
     return f"internal: {type(problem).__name__}: {said[:300]} (--traceback shows where)"
+
+
+def _out_of_memory(problem: Any) -> bool:
+    full = isinstance(problem, MemoryError) or type(problem).__name__ == "OutOfMemoryError"
+    return full or "can't allocate memory" in str(problem)  # the second is torch's on the CPU

@@ -20,6 +20,8 @@ SUFFIXES = (
     | _AVIF
 )
 
+_MOST_RESIZED = 2**28  # pixels: a gigabyte
+
 
 def read_image(path: Path, preprocess: Preprocess) -> Tensor:
     """Read one picture as the network's input.
@@ -44,7 +46,36 @@ def read_image(path: Path, preprocess: Preprocess) -> Tensor:
     ImageError
         If it is no image that can be read.
     """
-    return preprocess.tensor(decode(path, read_bytes(path)))
+    return as_input(path, decode(path, read_bytes(path)), preprocess)
+
+
+def as_input(path: Path, image: Image.Image, preprocess: Preprocess) -> Tensor:
+    """A decoded picture as the network's input, (C, H, W), float32.
+
+    Parameters
+    ----------
+    path : Path
+        For messages.
+    image : PIL.Image.Image
+        As `decode` returns it.
+    preprocess : Preprocess
+        Size and normalisation.
+
+    Raises
+    ------
+    ImageError
+        If it is so long and narrow that it does not fit into memory once its shorter side is resized.
+    """
+    width, height = preprocess.resized(image.width, image.height)
+    try:
+        if width * height <= _MOST_RESIZED:
+            return preprocess.tensor(image)
+    except MemoryError:
+        pass
+    raise ImageError(
+        f"{plain(path)} has {image.width}x{image.height} pixels, and {width}x{height} once it is resized for the "
+        "network, which do not fit into memory: crop it first, or give a smaller --input-size"
+    )
 
 
 def read_bytes(path: Path) -> bytes:

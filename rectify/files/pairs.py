@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rectify.errors import ImageError, UsageError
-from rectify.files.decode import decode, read_bytes
+from rectify.files.decode import as_input, decode, read_bytes
 from rectify.files.listing import SUFFIX_HINT, Row, images_below, read_table
 from rectify.files.preprocess import Preprocess
 from rectify.files.words import plain
@@ -161,7 +161,7 @@ def _read_pair(one: Path, other: Path, preprocess: Preprocess, digest: _Digest) 
     if first.size != second.size:
         sizes = [f"{image.width}x{image.height}" for image in (first, second)]
         raise ImageError(f"{plain(one)} is {sizes[0]} and {plain(other)} {sizes[1]}: a pair must have one size")
-    a, b = preprocess.tensor(first), preprocess.tensor(second)
+    a, b = as_input(one, first, preprocess), as_input(other, second, preprocess)
     if torch.equal(a, b):
         same = first.mode == second.mode and first.tobytes() == second.tobytes()
         where = " once resized and cropped: check --input-size and --crop-pct"

@@ -145,14 +145,17 @@ class Preprocess:
         values = pixels.permute(2, 0, 1).contiguous().to(torch.float32).div_(255)
         return values.sub_(_column(self.mean)).div_(_column(self.std))
 
-    def _fit(self, image: Image.Image, height: int, width: int) -> Image.Image:
-        scaled = math.floor(height / self.crop_pct), math.floor(width / self.crop_pct)
+    def resized(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height of a picture of ``width`` x ``height`` once it is resized, before it is cropped."""
+        across, down = (math.floor(side / self.crop_pct) for side in (self.input_size[2], self.input_size[1]))
         if self.crop_mode == "squash":
-            size = scaled[1], scaled[0]
-        else:  # cover the scaled rectangle: the shorter side matches, the longer one sticks out
-            size = scaled[1], scaled[1] * image.height // image.width
-            if scaled[0] * image.width >= scaled[1] * image.height:
-                size = scaled[0] * image.width // image.height, scaled[0]
+            return across, down
+        if down * width >= across * height:  # cover the rectangle: the shorter side matches, the longer one sticks out
+            return down * width // height, down
+        return across, across * height // width
+
+    def _fit(self, image: Image.Image, height: int, width: int) -> Image.Image:
+        size = self.resized(image.width, image.height)
         if size != image.size:
             image = image.resize(size, FILTERS[self.interpolation])
         left, top = round((image.width - width) / 2), round((image.height - height) / 2)

@@ -104,7 +104,9 @@ def test_out_of_memory_names_the_way_out(rectify_, library, error: Exception) ->
         raise error
 
     library.during = fail
-    assert_one_error(rectify_(*EDIT), "--batch-size")
+    assert_one_error(rectify_(*EDIT), "out of memory; try a smaller --batch-size")
+    said = rectify_(*EDIT, "--batch-size", "1")  # there is none
+    assert_one_error(said, "out of memory with one image at a time: smaller images (--input-size,")
 
 
 def test_code_that_exits_cannot_turn_the_gate_green(rectify_, library) -> None:

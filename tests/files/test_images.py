@@ -322,6 +322,16 @@ def test_broken_csv(text: str, words: str, picture: Write, tmp_path: Path) -> No
     assert words in line and "p.csv" in line
 
 
+@pytest.mark.parametrize("size", [(400_000, 1), (1, 400_000)])
+def test_a_picture_that_is_too_long_once_resized_is_told(size: tuple[int, int], picture: Write, tmp_path: Path) -> None:
+    long, plain_one = picture("long.png", size=size), picture("a.png", size=size)
+    wide = Preprocess((3, 32, 32), (0.5,) * 3, (0.25,) * 3)
+    resized = "x".join(str(32 * side) for side in size)
+    told = f"has {size[0]}x{size[1]} pixels, and {resized} once it is resized for the network, which do not fit into"
+    assert told in refused(lambda: read_image(long, wide))
+    assert told in refused(lambda: read_pairs([long], [plain_one], None, wide))
+
+
 def test_a_label_that_the_network_does_not_have_is_told_with_its_line(picture: Write, tmp_path: Path) -> None:
     for number in range(4):
         picture(f"{number}.png", number)
