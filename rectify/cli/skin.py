@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from rectify.cli.options import COMMAND_FLAGS, MODEL_ARGUMENT, PANELS, Flag
+from rectify.files.words import plain
 
 HELP = {"help_option_names": ["-h", "--help"]}
 CLOSE = 0.75  # likeness of two flags, 0 to 1: --posioned and --poisoned have .9, --foo and --color .67
@@ -124,7 +125,8 @@ def usage_message(problem: Any, commands: Sequence[str]) -> str:
         return f"no such command: {typed}" + (_near(near) or f"; commands are {', '.join(commands)}")
     if "unexpected extra argument" in message:
         extra = message.rpartition(" (")[2].rstrip(").")
-        return f"unexpected: {extra}; there is one MODEL, and a repeatable flag is written again for each value"
+        many = "a repeatable flag is written again for each value (--image and --scan take a folder, too)"
+        return f"unexpected: {plain(extra)}; there is one MODEL, and {many}"
     return message[:1].lower() + message[1:].rstrip(".")
 
 

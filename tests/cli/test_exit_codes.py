@@ -151,6 +151,10 @@ def test_interrupted_is_130(rectify_, library) -> None:
         (["evaluate", "model.pt", "-o", "x"], "evaluate has no -o; it belongs to edit"),
         (["edit", "model.pt", "--rank"], "option '--rank' requires an argument"),
         (["edit", "a.pt", "b.png", "c.png"], "unexpected: b.png c.png; there is one MODEL"),
+        (
+            ["explain", "--image", *(f"photos/{number}.png" for number in range(200))],
+            "…; there is one MODEL, and a repeatable flag is written again for each value (--image and --scan",
+        ),
         (["edit", "model.pt"], "edit needs a pair: --clean a.png --poisoned b.png"),
         (["edit", *PAIR], "which model? rectify edit model.pt"),
         (["localize"], "which model? rectify localize model.pt"),
