@@ -33,6 +33,7 @@ _RIVALS: dict[str, tuple[str, ...]] = {
     "clean": ("pairs",),
     "poisoned": ("pairs",),
     "pairs": ("clean", "poisoned"),
+    "image": ("clean", "poisoned", "pairs"),  # of explain: images that are typed are asked for, not the pair of a file
     "cache_dir": ("no_cache",),
     "no_cache": ("cache_dir",),
     "preprocess": ("input_size", "crop_pct", "interpolation", "mean", "std"),
@@ -132,7 +133,7 @@ def resolve(
     shared, own = ({}, {}) if file is None else _from_file(file, folder, command)
     said: dict[str, Setting] = {}
     for layer in (shared, own, environment, typed):
-        for name in layer:
+        for name in layer.keys() & known.keys():
             for rival in _RIVALS.get(name, ()):
                 said.pop(rival, None)
         said |= _with_other_keys(said, layer)

@@ -62,7 +62,8 @@ EXPLAIN = (
     flag(
         "image",
         "Explain",
-        "Image, or folder of images, to explain; repeatable. A pair works as well.",
+        "Image, or folder of images, to explain; repeatable. A pair works as well; that of rectify.yaml is left out "
+        "where images are typed.",
         values.path,
         "PATH",
         many=True,

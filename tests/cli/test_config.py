@@ -336,6 +336,19 @@ def test_a_pair_on_the_command_line_replaces_the_pairs_of_the_file(rectify_, lib
     assert library.asked["inputs"].pairs == Path("pairs")
 
 
+def test_images_that_are_typed_are_explained_without_the_pair_of_the_file(rectify_, library, monkeypatch) -> None:
+    write(Path("rectify.yaml"), "model: model.pt\nclean: x.png\npoisoned: y.png\n")
+    assert rectify_("explain").code == 0
+    assert library.asked["inputs"].pairs == [(Path("x.png"), Path("y.png"))]
+    assert rectify_("explain", "--image", "a.png").code == 0
+    assert library.asked["inputs"].pairs is None and library.asked["inputs"].images == [Path("a.png")]
+    assert rectify_("explain", "--image", "a.png", *PAIR).code == 0  # all of it typed, so all of it is meant
+    assert library.asked["inputs"].pairs == [(Path("a.png"), Path("b.png"))]
+    monkeypatch.setenv("RECTIFY_IMAGE", "a.png")
+    assert rectify_("localize").code == 0  # which has no --image
+    assert library.asked["inputs"].pairs == [(Path("x.png"), Path("y.png"))]
+
+
 def test_preprocessing_on_the_command_line_replaces_weaker_single_values(rectify_, library, monkeypatch) -> None:
     monkeypatch.setenv("RECTIFY_MEAN", "0.5")
     assert "# --mean 0.5 " in went_well(rectify_("localize", "--show-config")).out
