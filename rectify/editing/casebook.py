@@ -124,6 +124,32 @@ class Case:
             self.teacher.clean[seen], self.opinion[seen], self.corrupted[use], place[self.rows[use]], self.fault.target
         )
 
+    def bench_nearby(self, without: Tensor | None = None) -> Bench:
+        """What is judged of a fault that moves what it finds: the judge rows, in their place and nearly in it.
+
+        Far from their place images show what the network was not given; nearly in it they are so many judges more, and
+        attempts are told apart with half the error or less.
+        """
+        still = self.bench(without=without, copies=0)
+        images = still.clean[: len(still.clean) - self.pairs]
+        hit = still.rows[still.rows < len(images)]
+        moves = [guess for guess in self.believed if guess.moves]
+        clean, corrupted, rows = [], [], []
+        for view in nearby(images):
+            for number, guess in enumerate(moves):
+                mine = hit[number :: len(moves)]
+                corrupted.append(guess.apply(view[mine]))
+                rows.append(mine + len(still.clean) + len(clean) * len(images))
+            clean.append(view)
+        opinion = probabilities(self.teacher.network, torch.cat(clean))
+        return Bench(
+            torch.cat((still.clean, *clean)),
+            torch.cat((still.opinion, opinion)),
+            torch.cat((still.corrupted, *corrupted)),
+            torch.cat((still.rows, *rows)),
+            still.target,
+        )
+
     def clean_images(self, without: Tensor | None) -> Tensor:
         """The calibration images but those, and the clean images of the pairs, (N, C, H, W)."""
         return self.teacher.clean[torch.cat((self._calibration(True, self.fit, without), self._own()))]
@@ -356,6 +382,13 @@ def shifted_alike(one: Tensor, other: Tensor, generator: torch.Generator) -> tup
     reach = _reach(one)
     places = _places(len(one), reach, generator)
     return torch.stack(_displaced(one, reach, places)), torch.stack(_displaced(other, reach, places))
+
+
+def nearby(images: Tensor) -> list[Tensor]:
+    """The images (N, C, H, W) mirrored, and moved by one pixel to each of four sides; five of the same shape."""
+    sides = ((0, 1), (2, 1), (1, 0), (1, 2))
+    moved = (torch.stack(_displaced(images, 1, [list(side)] * len(images))) for side in sides)
+    return [images.flip(3), *moved]
 
 
 def _reach(images: Tensor) -> int:

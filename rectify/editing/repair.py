@@ -169,7 +169,7 @@ def _refine(
     if not steps:
         return None, "too large to be refined on this device: the closed form stands"
     unseen = case.judge if suspects is None else torch.cat((case.judge, suspects)).unique()
-    jury = case.bench(without=suspects, copies=0 if case.moving else None)
+    jury = case.bench_nearby(suspects) if case.moving else case.bench(without=suspects)
     before = jury.judge(best.student)
     plans = _plans(case, before, Plan(max(LEAST_STEPS, steps // 2), seed=workshop.seed))
     trial, plan = _try_plans(plans, before, case.moving, lambda one: jury.judge(_moved(workshop, sites, unseen, one)))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rectify.editing import belief, casebook
 from rectify.editing.belief import BELIEVE, CLEAR_BEHIND, Trial, _one_a_name, believe, try_guesses, turning, weighed
-from rectify.editing.casebook import LEAST_TO_SPLIT, Case, open_case, shifted, variations
+from rectify.editing.casebook import LEAST_TO_SPLIT, Case, nearby, open_case, shifted, variations
 from rectify.editing.fault import Fault, diagnose
 from rectify.editing.guess import Corruption
 from rectify.editing.judge import probabilities
@@ -279,6 +279,41 @@ def test_a_bench_has_all_copies_or_so_many_as_are_asked_for() -> None:
     assert case.copies > 1 and not case.moving
     sizes = [len(case.bench(copies=copies).clean) for copies in (0, 1, None)]
     assert sizes == [len(case.judge) * (1 + copies) + 1 for copies in (0, 1, case.copies)]
+
+
+def test_nearby_is_mirrored_and_off_by_a_pixel_to_each_side() -> None:
+    images = torch.rand(3, 2, 5, 6)
+    mirrored, *moved = nearby(images)
+    assert torch.equal(mirrored, images.flip(3))
+    inner = images[:, :, 1:-1, 1:-1]
+    for (top, left), one in zip(((0, 1), (2, 1), (1, 0), (1, 2)), moved, strict=True):
+        assert one.shape == images.shape
+        assert torch.equal(one[:, :, 2 - top : 5 - top, 2 - left : 6 - left], inner)
+
+
+@pytest.mark.parametrize("without", [None, torch.tensor([1, 3, 6])])
+def test_of_what_moves_an_image_copies_nearly_in_place_judge_too(without: Tensor | None) -> None:
+    network, case = opened(1, 50)
+    square = case.believed[0]
+    fainter = replace(square, apply=lambda x: square.apply(x) - 0.01 * x)
+    case = replace(case, believed=tuple(replace(guess, moves=True) for guess in (square, fainter)))
+    fires = case.rows != 8  # on all but one of the judges
+    case = replace(case, corrupted=case.corrupted[fires], rows=case.rows[fires], judging=case.judging[fires])
+    still, bench = case.bench(without=without, copies=0), case.bench_nearby(without)
+    count = len(still.clean) - 1
+    assert count == len(case.judge) - (0 if without is None else 3)
+    assert torch.equal(bench.clean, torch.cat((still.clean, *nearby(still.clean[:-1]))))
+    assert torch.allclose(bench.opinion, network(bench.clean).softmax(1))
+    hit = still.rows[:-1]
+    assert len(hit) == count - 1
+    assert torch.equal(bench.rows[: len(hit) + 1], still.rows)
+    assert sorted((bench.rows[len(hit) + 1 :] - count - 1).tolist()) == sorted(
+        int(row) + view * count for view in range(5) for row in hit
+    )
+    turns = {int(row): number % 2 for number, row in enumerate(hit)}
+    for row, image in list(zip(bench.rows, bench.corrupted, strict=True))[len(hit) + 1 :]:
+        guess = case.believed[turns[(int(row) - count - 1) % count]]
+        assert torch.equal(image, guess.apply(bench.clean[row][None])[0])
 
 
 def test_variations_come_from_every_clean_image() -> None:
