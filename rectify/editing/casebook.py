@@ -134,7 +134,9 @@ class Case:
         images = still.clean[: len(still.clean) - self.pairs]
         hit = still.rows[still.rows < len(images)]
         moves = [guess for guess in self.believed if guess.moves]
-        clean, corrupted, rows = [], [], []
+        clean: list[Tensor] = []
+        corrupted: list[Tensor] = []
+        rows: list[Tensor] = []
         for view in nearby(images):
             for number, guess in enumerate(moves):
                 mine = hit[number :: len(moves)]
