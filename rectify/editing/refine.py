@@ -37,11 +37,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rectify.editing.cascade import LayerEdit, whole_rank
-from rectify.editing.casebook import shifted, shifted_alike
 from rectify.editing.guess import Corruption
 from rectify.editing.localize import second_moments
 from rectify.editing.solve import DAMPING, factor
 from rectify.editing.values import bind
+from rectify.editing.views import shifted, shifted_alike
 from rectify.model.copies import copied
 from rectify.model.layers import Layer
 from rectify.model.passes import images_a_pass

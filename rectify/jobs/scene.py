@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from rectify.editing import repair
-from rectify.editing.casebook import Case, open_case, variations
+from rectify.editing.casebook import Case, open_case
 from rectify.editing.fault import Fault, diagnose, faint_cue
 from rectify.editing.likeness import strangers
 from rectify.editing.localize import Localization, is_candidate, localize
+from rectify.editing.views import variations
 from rectify.editing.workshop import Workshop
 from rectify.errors import Inconclusive, UsageError
 from rectify.evaluation.accuracy import softmax

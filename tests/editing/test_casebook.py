@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from rectify.editing import belief, casebook
 from rectify.editing.belief import BELIEVE, CLEAR_BEHIND, Trial, _one_a_name, believe, try_guesses, turning, weighed
-from rectify.editing.casebook import LEAST_TO_SPLIT, Case, nearby, open_case, shifted, variations
+from rectify.editing.casebook import LEAST_TO_SPLIT, Case, open_case
 from rectify.editing.fault import Fault, diagnose
 from rectify.editing.guess import Corruption
 from rectify.editing.judge import probabilities
+from rectify.editing.views import nearby
 from rectify.errors import Inconclusive, UsageError
 from tests.editing.planted import BOUNDS, TARGET, opened, pictures, planted, stamp
 
@@ -252,43 +253,11 @@ def test_a_handful_of_calibration_images_is_enough_to_open_a_case(images: int) -
 # ---------------------------------------------------------------- copies
 
 
-@pytest.mark.parametrize("shape", [(3, 8, 10), (1, 1, 20), (1, 20, 1), (1, 1, 1), (3, 2, 2)])
-def test_variations_and_shifts_keep_shape_and_bounds(shape: tuple[int, ...]) -> None:
-    low = torch.full((shape[0], 1, 1), -1.5)
-    bounds = (low, low + 4)
-    clean = low + 4 * torch.rand(2, *shape)
-    made = variations(clean, bounds, seed=3)
-    assert made.shape[1:] == shape and len(made) >= 32
-    assert bool((made >= bounds[0]).all() and (made <= bounds[1]).all())
-    assert torch.equal(made, variations(clean, bounds, seed=3))
-    moved = shifted(clean, 3)
-    assert moved.shape == clean.shape and torch.equal(moved, shifted(clean, 3))
-    assert all(bool(torch.isin(m, c).all()) for m, c in zip(moved, clean, strict=True))  # no new values
-
-
-def test_without_a_shift_images_are_mirrored_at_most() -> None:
-    clean = torch.rand(40, 3, 6, 7)
-    made = shifted(clean, 1, shift=False)
-    kept = [torch.equal(one, image) for one, image in zip(made, clean, strict=True)]
-    mirrored = [torch.equal(one, image.flip(2)) for one, image in zip(made, clean, strict=True)]
-    assert all(a or b for a, b in zip(kept, mirrored, strict=True)) and any(kept) and any(mirrored)
-
-
 def test_a_bench_has_all_copies_or_so_many_as_are_asked_for() -> None:
     _, case = opened(1, 50)
     assert case.copies > 1 and not case.moving
     sizes = [len(case.bench(copies=copies).clean) for copies in (0, 1, None)]
     assert sizes == [len(case.judge) * (1 + copies) + 1 for copies in (0, 1, case.copies)]
-
-
-def test_nearby_is_mirrored_and_off_by_a_pixel_to_each_side() -> None:
-    images = torch.rand(3, 2, 5, 6)
-    mirrored, *moved = nearby(images)
-    assert torch.equal(mirrored, images.flip(3))
-    inner = images[:, :, 1:-1, 1:-1]
-    for (top, left), one in zip(((0, 1), (2, 1), (1, 0), (1, 2)), moved, strict=True):
-        assert one.shape == images.shape
-        assert torch.equal(one[:, :, 2 - top : 5 - top, 2 - left : 6 - left], inner)
 
 
 @pytest.mark.parametrize("without", [None, torch.tensor([1, 3, 6])])
@@ -314,13 +283,6 @@ def test_of_what_moves_an_image_copies_nearly_in_place_judge_too(without: Tensor
     for row, image in list(zip(bench.rows, bench.corrupted, strict=True))[len(hit) + 1 :]:
         guess = case.believed[turns[(int(row) - count - 1) % count]]
         assert torch.equal(image, guess.apply(bench.clean[row][None])[0])
-
-
-def test_variations_come_from_every_clean_image() -> None:
-    clean = torch.stack([torch.full((1, 8, 8), v) for v in (0.1, 0.5, 0.9)])
-    made = variations(clean, BOUNDS, seed=0).mean((1, 2, 3))
-    assert float(made.min()) < 0.3 and float(made.max()) > 0.7
-    assert not torch.equal(variations(clean, BOUNDS, seed=0), variations(clean, BOUNDS, seed=1))
 
 
 def test_of_guesses_that_share_a_name_the_best_fit_of_those_that_fire_as_often_is_kept() -> None:
