@@ -265,7 +265,7 @@ def test_nor_by_a_picture_beside_a_report(tmp_path: Path, reference: bool) -> No
     input_.write_bytes(data)
     words = ("--calibration", "deep") if reference else ("--image", input_)
     said = explain(tmp_path, "--image", "a.png", *words, "--report", "deep/in/r.md")
-    assert said.code == 2 and "never overwritten: give the report deep/in/r.md, whose picture it would be" in said.err
+    assert said.code == 2 and "never overwritten: give --report deep/in/r.md, whose picture it would be" in said.err
     assert input_.read_bytes() == data and not (tmp_path / "explanations").exists()
 
 

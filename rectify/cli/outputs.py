@@ -117,10 +117,12 @@ def check_reports(settings: Settings, images: Iterable[Path]) -> None:
 def _check_pictures(reports: Iterable[Path], never: Sequence[Path]) -> None:
     """Refuse a report whose pictures, which go beside it, would replace a file that is read."""
     from rectify.files.atomic import check_target
+    from rectify.files.words import plain
 
     for path in reports:
         for picture in _pictures_of(path):
-            check_target(picture, force=True, never=never, flag=f"the report {path}, whose picture it would be,")
+            instead = f"give --report {plain(path)}, whose picture it would be, another name"
+            check_target(picture, force=True, never=never, instead=instead)
 
 
 def _pictures_of(report: Path) -> list[Path]:

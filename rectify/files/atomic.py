@@ -51,7 +51,9 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def check_target(path: Path, *, force: bool, never: Collection[Path] = (), flag: str = "-o") -> None:
+def check_target(
+    path: Path, *, force: bool, never: Collection[Path] = (), flag: str = "-o", instead: str | None = None
+) -> None:
     """Say early, before the work, that a result could not be written.
 
     Parameters
@@ -63,14 +65,16 @@ def check_target(path: Path, *, force: bool, never: Collection[Path] = (), flag:
     never : collection of Path
         Files that are not to be replaced even so: the inputs, also by way of a link.
     flag : str
-        What gives the file another name on the command line.
+        What gives the file its name on the command line.
+    instead : str, optional
+        What to do where the name is taken, if it is not ``flag`` alone that gives it.
 
     Raises
     ------
     OutputError
         If the file may not be written, with what to type instead.
     """
-    rename_it = f"give {flag} another name"
+    rename_it = instead or f"give {flag} another name"
     if str(path) == "-":
         raise OutputError(f"{flag} -: it is written as a file, not on stdout: give a file name")
     for other in never:
@@ -82,7 +86,7 @@ def check_target(path: Path, *, force: bool, never: Collection[Path] = (), flag:
         told = f"its name has {len(os.fsencode(path.name))} bytes, of {_LONGEST} that a file's name may have"
         raise OutputError(f"cannot write {plain(path)}: {told}; give a shorter one")
     if os.path.isdir(path):
-        raise OutputError(f"{plain(path)} is a folder: give a file name, such as {plain(path / 'out.safetensors')}")
+        raise OutputError(f"{plain(path)} is a folder: {instead or _name_inside(path, flag)}")
     if os.path.exists(path) and not os.path.isfile(path):
         raise OutputError(f"{plain(path)} is a device or a pipe: give the name of an ordinary file")
     if os.path.lexists(path) and not force:
@@ -98,6 +102,12 @@ def check_target(path: Path, *, force: bool, never: Collection[Path] = (), flag:
         raise OutputError(
             f"cannot write {plain(path)}: no right to write in {plain(folder.absolute())}; name another folder"
         )
+
+
+def _name_inside(folder: Path, flag: str) -> str:
+    """What to type where a result's name is that of a folder."""
+    names = {"--report": f"report{folder.suffix}", "--delta": "delta.safetensors"}
+    return f"give {flag} a file name, such as {plain(folder / names.get(flag, 'out.safetensors'))}"
 
 
 def check_folder(folder: Path) -> None:

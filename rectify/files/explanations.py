@@ -83,10 +83,7 @@ def check_files(files: Sequence[Path], inputs: Collection[Path], instead: str = 
     for file in files:
         if not os.path.isdir(file.parent):
             continue  # the folder is still to be made, so nothing can lie there
-        try:
-            check_target(file, force=True, never=never)
-        except OutputError as problem:
-            raise OutputError(str(problem).replace("give -o another name", instead)) from None
+        check_target(file, force=True, never=never, instead=instead)
 
 
 def write_map(path: Path, values: Tensor, baseline: Tensor | None, told: Mapping[str, Any]) -> None:

@@ -62,7 +62,7 @@ class ExplanationFiles:
         check_files(made, inputs)
         pictures = [path.name for path in made if path.suffix == ".png"]
         for page in self.pages:
-            instead = f"give the report {plain(page)}, whose picture it would be, another name"
+            instead = f"give --report {plain(page)}, whose picture it would be, another name"
             check_files([beside(page, name) for name in pictures], inputs, instead)
 
     def _paths(self, item: Item, method: str, compared: bool) -> list[Path]:

@@ -227,6 +227,23 @@ def test_a_folder_that_takes_no_file_is_told_before_the_work(rectify_, library, 
     assert rectify_(*EDIT, "-o", "/proc/o.safetensors", "--dry-run").code == 0  # writes no model
 
 
+@pytest.mark.parametrize(
+    ("folder", "words", "message"),
+    [
+        ("m", ["-o", "m"], "give -o a file name, such as m/out.safetensors"),
+        ("d", ["--delta", "d"], "give --delta a file name, such as d/delta.safetensors"),
+        ("r.html", ["--report", "r.html"], "give --report a file name, such as r.html/report.html"),
+        ("r.pairs.png", ["--report", "r.md"], "give --report r.md, whose picture it would be, another name"),
+    ],
+)
+def test_a_folder_in_the_way_is_told_with_the_flag_to_change(
+    rectify_, library, folder: str, words: list[str], message: str
+) -> None:
+    Path(folder).mkdir()
+    assert_one_error(rectify_(*EDIT, *words), f"{folder} is a folder: {message}")
+    assert library.asked == {}
+
+
 def test_an_existing_output_needs_force(rectify_, library) -> None:
     Path("model.rectified.safetensors").write_bytes(b"earlier")
     assert_one_error(rectify_(*EDIT), "--force")

@@ -149,7 +149,7 @@ def test_no_picture_of_a_report_replaces_an_input(folder, jobs, rectify_, image)
     words = ("edit", "--clean", "a.png", "--poisoned", corrupted, "--calibration", "calibration", "--report")
     said = rectify_(*words, page)
     assert said.code == 2 and jobs.asked == {}
-    assert f"never overwritten: give the report {page}, whose picture it would be, another name" in said.err
+    assert f"never overwritten: give --report {page}, whose picture it would be, another name" in said.err
     assert Path(image).read_bytes() == before
     assert rectify_(*words, page.replace(".md", ".html")).code == 0  # holds its pictures itself
 

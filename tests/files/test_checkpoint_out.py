@@ -177,7 +177,7 @@ def test_places_that_cannot_be_written(tensors: dict[str, Tensor], tmp_path: Pat
         tmp_path / "file" / "o.safetensors": "is a file, not a folder",
         tmp_path / "file" / "deeper" / "o.safetensors": "is a file, not a folder",
         tmp_path / "no" / "o.safetensors": r"no folder .*type: mkdir -p .*no",
-        tmp_path / "folder": r"is a folder: give a file name, such as .*folder/out\.safetensors",
+        tmp_path / "folder": r"is a folder: give -o a file name, such as .*folder/out\.safetensors",
         Path("/proc/o.safetensors"): r"cannot write /proc/o\.safetensors: No such file or directory; make room",
         Path("/dev/null"): "device or a pipe",
         tmp_path / ("x" * 300): "cannot write .*its name has 300 bytes, of 255",

@@ -73,3 +73,6 @@ def test_what_cannot_be_written_is_said_with_the_flag_to_change(tmp_path: Path) 
         check_files([image], [image])
     with pytest.raises(OutputError, match="--out"):
         open_folder(image)
+    (tmp_path / "b.ig.png").mkdir()
+    with pytest.raises(OutputError, match=r"b\.ig\.png is a folder: give --out another folder$"):
+        check_files([tmp_path / "b.ig.png"], [])
