@@ -269,6 +269,28 @@ def test_nor_by_a_picture_beside_a_report(tmp_path: Path, reference: bool) -> No
     assert input_.read_bytes() == data and not (tmp_path / "explanations").exists()
 
 
+def test_a_report_may_go_where_the_maps_do(tmp_path: Path) -> None:
+    """The folder is made before the report is written, and so are those above it."""
+    image = FIXTURE / "calibration" / "000.png"
+    words = ("--image", image, "--method", "gradient", "--faithfulness", "off", "--out", "deep/maps")
+    said = explain(tmp_path, *words, "--report", "./deep/maps/index.md", "--report", tmp_path / "deep" / "r.html")
+    assert said.code == 0, said.err
+    assert "](index.000.gradient.png)" in (tmp_path / "deep" / "maps" / "index.md").read_text(encoding="utf-8")
+    made = ("maps/000.gradient.png", "maps/index.000.gradient.png", "r.html")
+    assert all((tmp_path / "deep" / name).is_file() for name in made)
+    said = explain(tmp_path, *words, "--report", "deep/maps/in/index.md")
+    assert said.code == 2 and "no folder deep/maps/in; type: mkdir -p deep/maps/in" in said.err
+
+
+def test_a_report_that_cannot_be_written_leaves_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    image = FIXTURE / "calibration" / "000.png"
+    for out, message in (("file/maps", "file is a file, not a folder"), ("maps", "no folder other")):
+        said = explain(tmp_path, "--image", image, "--out", out, "--report", f"{out.replace('maps', 'other')}/r.md")
+        assert said.code == 2 and message in said.err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 # ------------------------------------------------------------------------------------------ evaluate --metrics
 
 

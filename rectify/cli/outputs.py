@@ -76,11 +76,12 @@ def check(settings: Settings) -> None:
     from rectify.reporting.files import check_path
 
     inputs = inputs_of(settings)
+    coming = _coming(settings)
     for path in settings["report"]:
         check_path(path)
-        check_target(path, force=True, never=inputs, flag="--report")
+        check_target(path, force=True, never=inputs, flag="--report", coming=coming)
         check_room(path)
-    _check_pictures(settings["report"], inputs)
+    _check_pictures(settings["report"], inputs, coming)
     if settings.command == "explain":
         check_folder(settings["explain_out"])
     if settings.command != "edit" or settings["model"] is None:
@@ -95,6 +96,11 @@ def check(settings: Settings) -> None:
         check_room(delta)
 
 
+def _coming(settings: Settings) -> Path | None:
+    """The folder that the command makes before a report is written, which may go there: that of explanations."""
+    return settings["explain_out"] if settings.command == "explain" else None
+
+
 def check_reports(settings: Settings, images: Iterable[Path]) -> None:
     """Find out that a report, or a picture of one, would replace one of the image files that were read.
 
@@ -107,14 +113,14 @@ def check_reports(settings: Settings, images: Iterable[Path]) -> None:
     """
     from rectify.files.atomic import check_target, files_at
 
-    reports = settings["report"]
+    reports, coming = settings["report"], _coming(settings)
     never = files_at([*reports, *(picture for path in reports for picture in _pictures_of(path))], images)
     for path in reports if never else ():
-        check_target(path, force=True, never=never, flag="--report")
-    _check_pictures(reports, never)
+        check_target(path, force=True, never=never, flag="--report", coming=coming)
+    _check_pictures(reports, never, coming)
 
 
-def _check_pictures(reports: Iterable[Path], never: Sequence[Path]) -> None:
+def _check_pictures(reports: Iterable[Path], never: Sequence[Path], coming: Path | None) -> None:
     """Refuse a report whose pictures, which go beside it, would replace a file that is read."""
     from rectify.files.atomic import check_target
     from rectify.files.words import plain
@@ -122,7 +128,7 @@ def _check_pictures(reports: Iterable[Path], never: Sequence[Path]) -> None:
     for path in reports:
         for picture in _pictures_of(path):
             instead = f"give --report {plain(path)}, whose picture it would be, another name"
-            check_target(picture, force=True, never=never, instead=instead)
+            check_target(picture, force=True, never=never, instead=instead, coming=coming)
 
 
 def _pictures_of(report: Path) -> list[Path]:

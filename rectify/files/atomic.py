@@ -52,7 +52,13 @@ def sha256_of(path: Path) -> str:
 
 
 def check_target(
-    path: Path, *, force: bool, never: Collection[Path] = (), flag: str = "-o", instead: str | None = None
+    path: Path,
+    *,
+    force: bool,
+    never: Collection[Path] = (),
+    flag: str = "-o",
+    instead: str | None = None,
+    coming: Path | None = None,
 ) -> None:
     """Say early, before the work, that a result could not be written.
 
@@ -68,6 +74,8 @@ def check_target(
         What gives the file its name on the command line.
     instead : str, optional
         What to do where the name is taken, if it is not ``flag`` alone that gives it.
+    coming : Path, optional
+        A folder that is made, with those above it, before the file is written.
 
     Raises
     ------
@@ -96,6 +104,8 @@ def check_target(
         file = next((each for each in (folder, *folder.parents) if os.path.isfile(each)), None)
         if file is not None:
             raise OutputError(f"cannot write {plain(path)}: {plain(file)} is a file, not a folder; name another folder")
+        if coming is not None and Path(os.path.realpath(coming)).is_relative_to(os.path.realpath(folder)):
+            return
         make = f"mkdir -p {shlex.quote(plain(folder))}"
         raise OutputError(f"cannot write {plain(path)}: no folder {plain(folder)}; type: {make}")
     if not os.access(folder, os.W_OK | os.X_OK):
