@@ -87,10 +87,13 @@ def _content(report: Report, path: Path, pictures: Mapping[str, Path]) -> str:
 
 
 def _beside(picture: Path, page: Path) -> str:
-    """The address of a picture seen from a page; one that lies elsewhere is copied beside the page, to stay with it."""
+    """The address of a picture seen from a page; one that lies elsewhere is copied beside the page, to stay with it.
+
+    A page that is a link is replaced by the report, as every result is: what the link led to does not matter.
+    """
     from rectify.files.atomic import write_atomic
 
-    folder = page.resolve().parent
+    folder = page.parent.resolve()
     if not picture.resolve().is_relative_to(folder):
         try:
             data = picture.read_bytes()

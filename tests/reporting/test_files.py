@@ -112,6 +112,32 @@ def test_a_missing_folder_is_an_output_error(tmp_path: Path) -> None:
         write_report(edit_report(), tmp_path / "missing" / "report.json")
 
 
+@pytest.mark.parametrize("target", ["archive/old.md", "gone/old.md", "r.md"], ids=["page", "dangling", "loop"])
+def test_markdown_over_a_link_has_its_pictures_beside_it(tmp_path: Path, target: str) -> None:
+    """The report takes the link's place, as all results do; what it led to stays as it was, and gets no pictures."""
+    (tmp_path / "archive").mkdir()
+    (tmp_path / "archive" / "old.md").write_text("old")
+    page, drawn = tmp_path / "r.md", tmp_path / "r.layers.png"
+    page.symlink_to(target)
+    drawn.write_bytes(PNG)
+    far = tmp_path / "archive" / "far.png"
+    far.write_bytes(PNG)
+    write_report(edit_report(), page, {"Beside": drawn, "Below": far})
+    assert not page.is_symlink() and (tmp_path / "archive" / "old.md").read_text() == "old"
+    text = page.read_text(encoding="utf-8")
+    assert "![Beside](r.layers.png)" in text and "![Below](archive/far.png)" in text
+    assert sorted(path.name for path in (tmp_path / "archive").iterdir()) == ["far.png", "old.md"]
+
+
+def test_markdown_in_a_linked_folder_has_its_pictures_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    drawn = tmp_path / "link" / "r.layers.png"
+    drawn.write_bytes(PNG)
+    write_report(edit_report(), tmp_path / "link" / "r.md", {"Beside": drawn})
+    assert "![Beside](r.layers.png)" in (tmp_path / "real" / "r.md").read_text(encoding="utf-8")
+
+
 def test_markdown_links_pictures_and_keeps_those_from_elsewhere(tmp_path: Path) -> None:
     folder, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
     (folder / "pictures").mkdir(parents=True)
