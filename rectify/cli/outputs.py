@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,12 +141,13 @@ def _pictures_of(report: Path) -> list[Path]:
 
 def _check_distinct(out: Path, delta: Path | None, reports: Sequence[Path]) -> None:
     """The model, the delta and the reports are files of their own: the one written last would be all that is left."""
-    if delta is not None and delta.resolve() == out.resolve():
+    real = os.path.realpath  # unlike Path.resolve it takes a link that leads to itself, which a result replaces
+    if delta is not None and real(delta) == real(out):
         raise UsageError("--delta and --out name the same file; the delta is a file of its own")
-    taken = {out.resolve(): "--out"} | ({} if delta is None else {delta.resolve(): "--delta"})
+    taken = {real(out): "--out"} | ({} if delta is None else {real(delta): "--delta"})
     for path in reports:
-        if path.resolve() in taken:
-            raise UsageError(f"--report and {taken[path.resolve()]} name the same file: {path}")
+        if real(path) in taken:
+            raise UsageError(f"--report and {taken[real(path)]} name the same file: {path}")
 
 
 def shown(report: dict[str, Any], settings: Settings, console: Console | None) -> str:

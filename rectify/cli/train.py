@@ -78,10 +78,11 @@ def _check_outputs(settings: Settings, out: Path, inputs: list[Path]) -> None:
     from rectify.files.atomic import check_room, check_target
     from rectify.jobs.train import state_path
 
-    taken = {path.resolve(): what for path, what in ((out, "--out"), (state_path(out), "the state of --out"))}
+    real = os.path.realpath
+    taken = {real(path): what for path, what in ((out, "--out"), (state_path(out), "the state of --out"))}
     for path in settings["report"]:
-        if path.resolve() in taken:
-            raise UsageError(f"--report and {taken[path.resolve()]} name the same file: {path}")
+        if real(path) in taken:
+            raise UsageError(f"--report and {taken[real(path)]} name the same file: {path}")
         check_target(path, force=True, never=inputs, flag="--report")
     check_room(out)
 

@@ -244,6 +244,15 @@ def test_a_folder_in_the_way_is_told_with_the_flag_to_change(
     assert library.asked == {}
 
 
+def test_a_link_that_leads_to_itself_is_replaced_like_any_other(rectify_, library) -> None:
+    for name in ("loop.json", "loop.safetensors"):
+        Path(name).symlink_to(name)
+    assert_one_error(rectify_(*EDIT, "-o", "loop.safetensors"), "loop.safetensors exists already: add --force")
+    said = rectify_(*EDIT, "-o", "loop.safetensors", "--force", "--report", "loop.json")
+    assert said.code == 0, said.err
+    assert not Path("loop.json").is_symlink()
+
+
 def test_an_existing_output_needs_force(rectify_, library) -> None:
     Path("model.rectified.safetensors").write_bytes(b"earlier")
     assert_one_error(rectify_(*EDIT), "--force")
