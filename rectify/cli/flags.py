@@ -53,7 +53,7 @@ class Flag:
     @property
     def is_path(self) -> bool:
         """Relative values are relative to the file that says them."""
-        return self.read in (values.path, values.preprocess, values.start)
+        return self.read in (values.path, values.cache, values.preprocess, values.start)
 
     @property
     def is_mapping(self) -> bool:

@@ -94,7 +94,7 @@ COMPUTE = (
         "Compute",
         "Where second moments (localize, edit; 2 GiB at most) and packaged data sets (train) are kept between runs "
         "[default: ~/.cache/rectify].",
-        values.path,
+        values.cache,
         "DIR",
     ),
     switch("no_cache", "Compute", "Keep nothing between runs."),

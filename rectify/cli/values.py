@@ -43,6 +43,13 @@ def path(raw: Any) -> Path:
     return Path(raw).expanduser()
 
 
+def cache(raw: Any) -> Path:
+    """A folder to keep things in; ``-`` would make one of this name."""
+    if raw == "-":
+        raise ValueError("must be a folder, not '-': give one, such as .cache, or --no-cache to keep nothing")
+    return path(raw)
+
+
 def start(raw: Any) -> str | Path:
     """The name of a baseline, or an image."""
     return str(raw) if str(raw) in BASELINES else path(raw)

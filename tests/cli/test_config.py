@@ -356,6 +356,25 @@ def test_preprocessing_on_the_command_line_replaces_weaker_single_values(rectify
     assert "preprocess: mnist" in said.out and "mean" not in said.out
 
 
+def test_a_cache_folder_is_not_stdout(rectify_, library, monkeypatch) -> None:
+    message = "must be a folder, not '-': give one, such as .cache, or --no-cache to keep nothing"
+    said = rectify_("localize", "model.pt", "--cache-dir", "-")
+    assert (said.code, said.err) == (2, f"error: --cache-dir {message}\n")
+    Path("rectify.yaml").write_text("cache_dir: '-'\n")
+    said = rectify_("localize", "model.pt")
+    assert said.code == 2 and said.err.count("\n") == 1 and f"cache_dir {message}" in said.err
+    monkeypatch.setenv("RECTIFY_CACHE_DIR", "-")
+    assert f"RECTIFY_CACHE_DIR {message}" in rectify_("localize", "model.pt").err
+    assert library.asked == {}
+
+
+def test_a_cache_folder_is_relative_to_the_file_that_names_it(rectify_, library) -> None:
+    Path("ci").mkdir()
+    Path("ci/rectify.yaml").write_text("cache_dir: cache\n")
+    went_well(rectify_("localize", "model.pt", "--config", "ci/rectify.yaml"))
+    assert library.asked["options"].cache_dir == Path("ci/cache")
+
+
 def test_a_cache_folder_that_is_typed_beats_no_cache_in_the_environment(rectify_, library, monkeypatch) -> None:
     monkeypatch.setenv("RECTIFY_NO_CACHE", "1")
     went_well(rectify_("localize", "model.pt"))
