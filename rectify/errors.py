@@ -10,6 +10,7 @@
     ├── ArchitectureError           2   unknown architecture, or one that the tensors do not fit
     ├── PreprocessError             2   preprocessing unknown or malformed
     ├── ImageError                  2   an image, pair or folder cannot be used
+    │   └── NotAnImage              2   a file of another kind, such as a list
     ├── OutputError                 2   a result cannot be written
     ├── TrainingError               2   a training cannot go on: its loss is no number
     └── Inconclusive                3   nothing to judge: no fault, no valid pair, accuracy at chance
@@ -72,6 +73,10 @@ class PreprocessError(RectifyError):
 
 class ImageError(RectifyError):
     """An image, a pair or a folder of images cannot be used."""
+
+
+class NotAnImage(ImageError):
+    """A file of another kind, such as a list."""
 
 
 class OutputError(RectifyError):

@@ -99,12 +99,14 @@ def test_the_page_and_the_markdown_have_the_sheet(said: Said, folder: Path) -> N
     [
         (("--scan", "trian"), "did you mean train"),
         (("--scan", "empty"), "holds no images"),
+        (("--scan", "pairs.csv"), "--scan takes images (PNG, JPEG) and folders of images, no lists"),
         (("--scan", "train", "--scan-layer", "layer3.1.conv9"), "did you mean layer3.1.conv"),
     ],
-    ids=["no folder", "no images", "no layer"],
+    ids=["no folder", "no images", "a list", "no layer"],
 )
 def test_a_mistake_is_one_line(folder: Path, words: tuple[str, ...], told: str) -> None:
     (folder / "empty").mkdir(exist_ok=True)
+    (folder / "pairs.csv").write_text("clean,poisoned\na.png,b.png\n")
     found = run_here([*BASE, *pair_flags("cifar10-patch"), *words, "-q"], folder)
     assert found.code == 2 and found.out == ""
     assert len(found.err.strip().splitlines()) == 1 and told in found.err

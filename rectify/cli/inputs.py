@@ -34,7 +34,7 @@ def gather(settings: Settings, terminal: Terminal) -> Inputs:
     model = check_model(settings)
     subject = open_model(model, settings, terminal)
     pairs = _pairs(settings, subject)
-    named = settings.get("image") or settings.get("scan")
+    named, flag = settings.get("image") or settings.get("scan"), "--image" if settings.get("image") else "--scan"
     holdout, calibration, data = (settings.get(name) for name in ("holdout", "calibration", "data"))
     inputs = Inputs(
         subject=subject,
@@ -42,7 +42,7 @@ def gather(settings: Settings, terminal: Terminal) -> Inputs:
         holdout=None if holdout is None else _pairs_of(holdout, subject),
         calibration=None if calibration is None else read_folder(calibration, subject.preprocess),
         data=None if data is None else read_labelled(data, subject.preprocess, subject.num_classes),
-        images=read_images(named, subject.preprocess) if named else None,
+        images=read_images(named, subject.preprocess, flag) if named else None,
     )
     read = {name: getattr(inputs, name) for name in ("pairs", "holdout", "calibration", "data", "images")}
     check_reports(settings, image_files(*read.values()))

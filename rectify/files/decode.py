@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 from torch import Tensor
 
-from rectify.errors import ImageError
+from rectify.errors import ImageError, NotAnImage
 from rectify.files.endless import refuse_endless
 from rectify.files.preprocess import Preprocess
 from rectify.files.words import no_such_file, plain, reason
@@ -135,7 +135,7 @@ def decode(path: Path, content: bytes) -> Image.Image:
     except MemoryError:
         raise ImageError(f"{plain(path)} does not fit into memory: scale it down first") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{plain(path)} is no image that can be read: use PNG or JPEG") from None
+        raise NotAnImage(f"{plain(path)} is no image that can be read: use PNG or JPEG") from None
     except Exception as error:  # Pillow's decoders raise what a damaged file leads them to
         raise ImageError(f"{plain(path)} is a damaged image ({plain(reason(error))}): save it again") from None
 

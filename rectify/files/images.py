@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rectify.errors import ImageError, UsageError
+from rectify.errors import ImageError, NotAnImage, UsageError
 from rectify.files.decode import read_image
 from rectify.files.endless import refuse_endless
 from rectify.files.flowers import Part, flower_classes, flowers_folder, read_flowers
@@ -155,8 +155,10 @@ def read_folder(path: Path, preprocess: Preprocess) -> ImageSet:
     return ImageSet(tuple(paths), None, None, preprocess, _digest(paths, None))
 
 
-def read_images(paths: Sequence[Path], preprocess: Preprocess) -> ImageSet:
+def read_images(paths: Sequence[Path], preprocess: Preprocess, flag: str = "--image") -> ImageSet:
     """Images named one by one, and those in folders that are named, in order, each once.
+
+    ``flag`` is what names them on the command line.
 
     Raises
     ------
@@ -170,8 +172,17 @@ def read_images(paths: Sequence[Path], preprocess: Preprocess) -> ImageSet:
     images = ImageSet(unique, None, None, preprocess, _digest(unique, None))
     for path in paths:
         if not os.path.isdir(path):
-            read_image(path, preprocess)  # what is none is told now, and not after minutes of other work
+            _check_image(path, preprocess, flag)  # what is none is told now, and not after minutes of other work
     return images
+
+
+def _check_image(path: Path, preprocess: Preprocess, flag: str) -> None:
+    """Refuse what is no image, and say what the flag takes: of other flags a CSV file names images."""
+    try:
+        read_image(path, preprocess)
+    except NotAnImage:
+        takes = f"{flag} takes images (PNG, JPEG) and folders of images, no lists"
+        raise NotAnImage(f"{plain(path)} is no image that can be read: {takes}") from None
 
 
 def image_files(*read: ImageSet | Pairs | None) -> Iterator[Path]:

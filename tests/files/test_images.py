@@ -520,5 +520,5 @@ def test_a_named_file_that_is_no_image_is_told_before_any_is_asked_for(picture: 
     good = picture("a.png")
     (tmp_path / "list.txt").write_text("a.png\n")
     assert len(read_images([good], PLAIN)) == 1
-    with pytest.raises(ImageError, match=r"list.txt"):
-        read_images([good, tmp_path / "list.txt"], PLAIN)
+    with pytest.raises(ImageError, match=r"list.txt is no image .*: --scan takes images \(PNG, JPEG\) and folders of"):
+        read_images([good, tmp_path / "list.txt"], PLAIN, "--scan")
