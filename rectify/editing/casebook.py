@@ -126,8 +126,8 @@ class Case:
     def bench_nearby(self, without: Tensor | None = None) -> Bench:
         """What is judged of a fault that moves what it finds: the judge rows, in their place and nearly in it.
 
-        Far from their place images show what the network was not given; nearly in it they are so many judges more, and
-        attempts are told apart with half the error or less.
+        Far from their place images show what the network was not given; nearly in it each is five judges more
+        (`rectify.editing.views.nearby`). What that is worth is measured in docs/policy.md, section 4.
         """
         still = self.bench(without=without, copies=0)
         images = still.clean[: len(still.clean) - self.pairs]

@@ -150,12 +150,12 @@ def dynamic(
     return replace(done, steps=(*tried, *done.steps), notes=(*notes, *done.notes))
 
 
-def _final(case: Case, student: nn.Module, suspects: Tensor | None) -> Judgement:
-    return case.bench(everything=True, without=suspects).judge(student)
+def _final(case: Case, student: nn.Module, suspected: Tensor | None) -> Judgement:
+    return case.bench(everything=True, without=suspected).judge(student)
 
 
 def _refine(
-    workshop: Workshop, scores: Sequence[LayerScore], best: Attempt, suspects: Tensor | None
+    workshop: Workshop, scores: Sequence[LayerScore], best: Attempt, suspected: Tensor | None
 ) -> tuple[Repair | None, str]:
     """Refine the first layers, or more, and what to say of it; None if the judge prefers the best closed form.
 
@@ -168,14 +168,14 @@ def _refine(
     steps = affordable_steps(network, sites, case.teacher.clean[:1])
     if not steps:
         return None, "too large to be refined on this device: the closed form stands"
-    unseen = case.judge if suspects is None else torch.cat((case.judge, suspects)).unique()
-    jury = case.bench_nearby(suspects) if case.moving else case.bench(without=suspects)
+    unseen = case.judge if suspected is None else torch.cat((case.judge, suspected)).unique()
+    jury = case.bench_nearby(suspected) if case.moving else case.bench(without=suspected)
     before = jury.judge(best.student)
     plans = _plans(case, before, Plan(max(LEAST_STEPS, steps // 2), seed=workshop.seed))
     trial, plan = _try_plans(plans, before, case.moving, lambda one: jury.judge(_moved(workshop, sites, unseen, one)))
     if trial.loss >= before.loss:
         return None, f"a refinement of layers together was no better and was rolled back: {tell(trial)}"
-    moved = _moved(workshop, sites, suspects, replace(plan, steps=steps))
+    moved = _moved(workshop, sites, suspected, replace(plan, steps=steps))
     whole = jury.judge(moved)
     if whole.loss >= before.loss:  # the longer descent has diverged
         return None, f"a refinement of layers together was no better and was rolled back: {tell(whole)}"
@@ -186,7 +186,7 @@ def _refine(
     edits = difference(moved, network, moving)
     kept = joint_steps(workshop, edits, moved, name)
     note = f"the judge expects of a refinement: {tell(trial)}; of the best closed form: {tell(before)}"
-    return Repair(tuple(edits), tuple(kept), _final(case, moved, suspects), name, (), trial), note
+    return Repair(tuple(edits), tuple(kept), _final(case, moved, suspected), name, (), trial), note
 
 
 def _turns_any(case: Case, network: nn.Module, moved: nn.Module) -> bool:
