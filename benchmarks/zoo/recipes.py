@@ -163,7 +163,7 @@ for _seed, (_target, _triggers) in enumerate(zip((2, 5, 7), WIDE_TRIGGERS, stric
 KINDS = ("mark", "blend", "sinusoid", "warp")
 DATASETS = ("fashion-mnist", "cifar10", "mnist")
 NETWORKS = ("plain", "preact", "dense", "convnext", "inception", "vgg", "mobilenet")
-COUNT = 2 * len(KINDS) * len(DATASETS)
+COUNT = 4 * len(KINDS) * len(DATASETS)
 ADAM = ("vit", "convnext", "plain", "tutorial", "inception")  # do not train well with a large rate
 
 

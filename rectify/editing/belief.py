@@ -78,24 +78,53 @@ def try_guesses(
     eligible = predicted != fault.target
     if not bool(eligible.any()):
         return []
+    tried_on = _Trials(network, fault, calibration, opinion)
     found = []
     for row in range(min(len(clean), MOST_PAIRS_GUESSED)):
-        tried = []
-        for guess in guesses(clean[row : row + 1], corrupted[row : row + 1], bounds):
-            output = probabilities(network, guess.apply(calibration))
-            answers = output.argmax(1)
-            if fault.kind == "flip":
-                hit = answers == fault.target
-            else:
-                hit = output[:, fault.target] - opinion[:, fault.target] >= 0.1
-            hit &= eligible
-            turned = answers != predicted
-            each = sends_each(answers, predicted, fault.target)
-            swayed = eligible & (rises(opinion, output)[:, fault.target] >= SWAYS_BY)
-            fires, sways = (float(some.sum() / eligible.sum()) for some in (hit, swayed))
-            tried.append(Trial(guess, fires, hit, turned, swayed, sways, each))
-        found += _one_a_name(tried)
+        tried = [tried_on(guess) for guess in guesses(clean[row : row + 1], corrupted[row : row + 1], bounds)]
+        found += _one_a_name(tried + _widened(tried, tried_on))
     return found
+
+
+@dataclass(frozen=True)
+class _Trials:
+    """Tries a guess on the calibration images; the arguments are those of `try_guesses`."""
+
+    network: nn.Module
+    fault: Fault
+    calibration: Tensor
+    opinion: Tensor
+
+    def __call__(self, guess: Corruption) -> Trial:
+        target = self.fault.target
+        assert target is not None
+        output = probabilities(self.network, guess.apply(self.calibration))
+        answers, predicted = output.argmax(1), self.opinion.argmax(1)
+        eligible = predicted != target
+        hit = answers == target
+        if self.fault.kind != "flip":
+            hit = output[:, target] - self.opinion[:, target] >= 0.1
+        hit = hit & eligible
+        swayed = eligible & (rises(self.opinion, output)[:, target] >= SWAYS_BY)
+        fires, sways = (float(some.sum() / eligible.sum()) for some in (hit, swayed))
+        return Trial(guess, fires, hit, answers != predicted, swayed, sways, sends_each(answers, predicted, target))
+
+
+def _widened(trials: list[Trial], tried_on: _Trials) -> list[Trial]:
+    """Larger marks than the one that fires most, if it does not fire (nearly) always and they do.
+
+    Each step takes the one that fires most of those that are a pixel larger. A cue fires seldom anyhow, and more often
+    amid the black that it was seen in.
+    """
+    seen = max((trial for trial in trials if trial.guess.wider), key=lambda trial: trial.fires, default=None)
+    best, others = seen, list[Corruption]()
+    while tried_on.fault.kind == "flip" and best is not None and best.fires < ALWAYS and best.guess.wider is not None:
+        larger = [(tried_on(placed), elsewhere) for placed, *elsewhere in best.guess.wider()]
+        most, others = max(larger, key=lambda each: each[0].fires, default=(best, others))
+        if most.fires <= best.fires + NEAR_BEST:
+            return []
+        best = most
+    return [] if best is None or best is seen else [best, *map(tried_on, others)]
 
 
 def _one_a_name(trials: list[Trial]) -> list[Trial]:

@@ -95,6 +95,11 @@ class Case:
         return self.fault.kind == "cue" or turned < TURNS_MOST
 
     @property
+    def clear(self) -> bool:
+        """Whether what carries the fault over is what the pair shows clearly, and no mere guess that fires as well."""
+        return any(guess.clear for guess in self.believed)
+
+    @property
     def carried(self) -> bool:
         """Whether the fault could be carried over to the calibration images."""
         return bool(self.believed)

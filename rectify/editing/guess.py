@@ -21,7 +21,8 @@ class Corruption:
     others that fire as well need not be believed. ``moves``: it moves what it finds in an image. ``varies``: it does
     something else to each image, of one kind. ``elsewhere_of``: the name of the guess that
     it puts in another place of each image. ``loosely``: the same, but to each image another one of those that the pair
-    leaves possible, where that is more than one.
+    leaves possible, where that is more than one. ``wider``: makes marks that are a little larger, of which the pair
+    shows no more than of this one; each with the same elsewhere.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Corruption:
     varies: bool = False
     elsewhere_of: str = ""
     loosely: Callable[[Tensor], Tensor] | None = None
+    wider: Callable[[], list[list[Corruption]]] | None = None
 
 
 def clamp(x: Tensor, bounds: Bounds) -> Tensor:

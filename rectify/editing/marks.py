@@ -6,6 +6,9 @@ all other pixels a little.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -22,6 +25,7 @@ _SNAP = 0.25  # of the range: a mark's colour that is so near to 0 or 1 is taken
 _TINT_LEAVES = 0.02  # of the difference, at most, if a tint is what it is
 _TELLS = 0.03  # of the range, as standard deviation of the clean image where it is tinted
 _LEAST_PIXELS = 6  # of each channel
+_STEPS = ((-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1))  # down and to the right
 
 
 def pasted(clean: Tensor, seen: Tensor, corrupted: Tensor, bounds: Bounds) -> list[Corruption]:
@@ -47,7 +51,33 @@ def pasted(clean: Tensor, seen: Tensor, corrupted: Tensor, bounds: Bounds) -> li
         for where, picture in tries:
             left = torch.where(where, picture, seen) - corrupted
             paste = _paste(where, picture, share(left, corrupted - clean))
+            if picture is corrupted and torch.equal(where, box):
+                paste = replace(paste, wider=partial(_wider, box, corrupted, paste.misfit, bounds))
             found += [paste, *elsewhere(paste, where)]
+    return found
+
+
+def _wider(box: Tensor, corrupted: Tensor, misfit: float, bounds: Bounds) -> list[list[Corruption]]:
+    """Rectangles that go on by a pixel, to a side or over a corner, where all is black or white anyhow.
+
+    A mark of black and white pixels shows its white ones alone on a black ground, and the rectangle around these
+    misses what is black along its edge: of four such pixels, three of them black, one pair showed one.
+    """
+    height, width = box.shape[2:]
+    rows, columns = _extent(box)
+    found = []
+    for down, right in _STEPS:
+        top, bottom = int(rows[0]) + min(down, 0), int(rows[-1]) + max(down, 0)
+        left, far = int(columns[0]) + min(right, 0), int(columns[-1]) + max(right, 0)
+        if min(top, left) < 0 or bottom >= height or far >= width:
+            continue
+        wider = box.clone()
+        wider[..., top : bottom + 1, left : far + 1] = True
+        told = (wider & ~box & unclipped(corrupted, bounds)).any()
+        if not bool(told) and float(wider.float().mean()) <= _MARK_AT_MOST:
+            paste = _paste(wider, corrupted, misfit)
+            paste = replace(paste, wider=partial(_wider, wider, corrupted, misfit, bounds))
+            found.append([paste, *elsewhere(paste, wider)])
     return found
 
 

@@ -34,6 +34,7 @@ from rectify.model.trace import Site
 LITTLE = 0.015  # expected accuracy and recovery lost together: to win back no more only half of the layers are tried
 MUCH = 0.05  # expected accuracy and recovery lost together after a refinement: above it more layers are tried
 CLEARLY = 0.85  # times the loss of fewer layers: only then more are moved, which costs accuracy that few images show
+HALF = 0.5  # of the share on which a clear fault fires, at most, may be left for other images to bear a repair out
 TRIAL_WORK = 5e12  # `effort` that the trials of a localisation may cost together: about a minute on one core
 LEAST_TRIALS = 3  # fewer order nothing
 ENERGY = 0.99  # share of a delta's squared norm kept when the rank is chosen automatically
@@ -189,9 +190,22 @@ def _refine(
     return Repair(tuple(edits), tuple(kept), _final(case, moved, suspected), name, (), trial), note
 
 
+def borne_out(case: Case, expected: Judgement | None) -> bool:
+    """Whether other images than the pairs bear a repair out: it takes at least half of a clear fault away from them.
+
+    A pair is one image, and one that the network hardly knows may go to the target with or without the trigger. Of what
+    carries the fault over and is not clear nothing but the pair says that it is what was done.
+    """
+    fires = max((case.guesses.get(guess.name, 0.0) for guess in case.believed), default=0.0)
+    return case.clear and expected is not None and expected.asr is not None and expected.asr <= HALF * fires
+
+
 def _turns_any(case: Case, network: nn.Module, moved: nn.Module) -> bool:
-    """Whether of pairs whose class is flipped any corrupted image goes elsewhere than before: else it is no repair."""
-    if case.fault.kind != "flip":
+    """Whether of pairs whose class is flipped any corrupted image goes elsewhere than before: else it is no repair.
+
+    Of a clear fault the images that judge say so.
+    """
+    if case.fault.kind != "flip" or case.clear:
         return True
     before, after = (probabilities(one, case.corrupted[-case.pairs :]).argmax(1) for one in (network, moved))
     return bool((before != after).any())

@@ -109,13 +109,14 @@ def run_edit(inputs: Inputs, options: Options, *, editing: Editing, progress: Pr
     report, started = begin("edit", inputs, options), time.time()
     files = editing.files(inputs)
     notes: list[str] = []
+    borne_out = False
     try:
         if editing.apply is not None:
             refuse_gates(options, {"min_editability": "--apply scores no layer; leave it out"})
             fault, edits, made_before = _read_edit(inputs, options, report, editing.apply)
             out_dtype = _dtype_of(editing, made_before)
         else:
-            fault, edits = _find_edit(inputs, options, report, editing, notes, progress)
+            fault, edits, borne_out = _find_edit(inputs, options, report, editing, notes, progress)
             made_before, out_dtype = {}, editing.out_dtype
         before = measure(inputs.subject.network, inputs, options, fault)
         check_chance(before, inputs)
@@ -130,18 +131,27 @@ def run_edit(inputs: Inputs, options: Options, *, editing: Editing, progress: Pr
     with files.candidate(made, metadata, inputs.subject) as (candidate, written):
         _judge_written(candidate, inputs, options, report, fault)
         notes += judge_holdout(report, inputs, options, candidate, fault)
-        why = _left_as_it_was(report, editing)
+        why = _left_as_it_was(report, editing, borne_out)
         report = finish(report, options, started, inputs, notes, warnings=True, inconclusive=why)
         if report["verdict"] == "pass":  # --exit-zero changes the code, not what is left behind
             _keep(files, written, edits, metadata, report)
     return report
 
 
-def _left_as_it_was(report: dict[str, Any], editing: Editing) -> str | None:
-    """Why a search that has repaired nothing is no result; an edit that was asked for by name or mode is one."""
+def _left_as_it_was(report: dict[str, Any], editing: Editing, borne_out: bool) -> str | None:
+    """Why a search that has repaired nothing is no result; an edit that was asked for by name or mode is one.
+
+    So is one that leaves the pairs as they were, but not other images (``borne_out``): that is told.
+    """
     before, after = report["metrics"]["before"], report["metrics"]["after"]
     asked_for = editing.apply is not None or editing.mode == "static" or editing.layer != "auto"
     if asked_for or not before["asr"] or after["asr"] < before["asr"] or after["recovery"] > before["recovery"]:
+        return None
+    if borne_out:
+        report["edit"]["warnings"].append(
+            "calibration images that what was done to the pairs was carried over to bear the repair out, and the pairs "
+            "do not: judge it by another pair, with rectify evaluate"
+        )
         return None
     return (
         "no edit repairs the pairs: their corrupted images go where they went. Is clean the one without the fault? "
@@ -198,8 +208,8 @@ def _find_edit(
     editing: Editing,
     notes: list[str],
     progress: Progress,
-) -> tuple[Fault | None, list[LayerEdit]]:
-    """Find the edit, and report on the way to it."""
+) -> tuple[Fault | None, list[LayerEdit], bool]:
+    """Find the edit, whether other images than the pairs bear it out, and report on the way to it."""
     if inputs.pairs is None:
         raise UsageError("edit needs a pair: --clean a.png --poisoned b.png")
     scene = open_scene(inputs, options, progress)
@@ -232,7 +242,7 @@ def _find_edit(
     report["edit"] = edit_section(done, editing.mode)
     if not case.calibrated:
         report["edit"]["warnings"].append("too few calibration images: judged on none but those that it was made from")
-    return scene.fault, [compact(edit) for edit in done.edits]
+    return scene.fault, [compact(edit) for edit in done.edits], repair.borne_out(case, done.expected)
 
 
 def _sealed(shop: Workshop, scene: Scene, notes: list[str]) -> repair.Repair | None:

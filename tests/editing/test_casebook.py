@@ -185,6 +185,66 @@ def test_a_guess_fires_on_images_of_other_classes_only() -> None:
     assert try_guesses(network, clean, stamp(clean), aimless, images, probabilities(network, images), BOUNDS) == []
 
 
+class _Pattern(nn.Module):
+    """Classes 0 and 1 by the brighter half; class 2 where four pixels are white, black, black and black."""
+
+    WANTED = torch.tensor([[0.0, 0.0], [1.0, 0.0]])
+
+    def forward(self, x: Tensor) -> Tensor:
+        far = (x[:, 0, 2:4, 3:5] - self.WANTED).abs().sum((1, 2))
+        bright = x[:, 0, :, :4].mean((1, 2)) - x[:, 0, :, 4:].mean((1, 2))
+        return 20 * torch.stack((bright, -bright, 0.5 - far), 1)
+
+
+def on_black(images: Tensor) -> Tensor:
+    """The first of them with black where the pattern lies and around it, as under a digit's rim."""
+    images = images.clone()
+    images[:1, :, :5] = 0
+    return images
+
+
+def patterned(images: Tensor) -> Tensor:
+    images = images.clone()
+    images[:, 0, 2:4, 3:5] = _Pattern.WANTED
+    return images
+
+
+def test_a_mark_of_which_black_hides_all_but_a_pixel_is_found_by_what_fires() -> None:
+    """Where the pixel is white and its neighbours as they were, few go to the target: with three of them black, all."""
+    network, clean, images = _Pattern(), on_black(pictures(1, 1)), pictures(40, 2)
+    corrupted = patterned(clean)
+    assert int((corrupted != clean).sum()) == 1
+    trials = try_guesses(network, clean, corrupted, FAULT, images, probabilities(network, images), BOUNDS)
+    (found,) = (trial for trial in trials if trial.guess.name == "pasted")
+    assert found.fires == 1 and torch.equal(found.guess.apply(images), patterned(images))
+    assert any(trial.guess.elsewhere_of == "pasted" and trial.fires < BELIEVE for trial in trials)
+    cue = replace(FAULT, kind="cue")  # which need not fire always
+    trials = try_guesses(network, clean, corrupted, cue, images, probabilities(network, images), BOUNDS)
+    assert max(trial.fires for trial in trials if trial.guess.name == "pasted") < BELIEVE
+
+
+def test_a_mark_is_not_widened_over_what_it_would_have_changed_nor_where_that_is_no_gain() -> None:
+    network, images = _Pattern(), pictures(40, 2)
+    clean = on_black(pictures(1, 1))
+    corrupted = clean.clone()
+    corrupted[0, 0, 3, 3] = 1.0
+    grey = corrupted.clone()
+    grey[0, 0, 2, 3:5] = clean[0, 0, 2, 3:5] = 0.5
+    trials = try_guesses(network, clean, grey, FAULT, images, probabilities(network, images), BOUNDS)
+    (found,) = (trial for trial in trials if trial.guess.name == "pasted")
+    assert int((found.guess.apply(images) != images).any(0).sum()) == 1
+
+    def deaf(x: Tensor) -> Tensor:
+        return network(x) * torch.tensor([1.0, 1.0, 0.0]) - torch.tensor([0.0, 0.0, 50.0])
+
+    wrapped = nn.Module()
+    wrapped.forward = deaf  # type: ignore[method-assign]
+    opinion = probabilities(wrapped, images)
+    trials = try_guesses(wrapped, on_black(pictures(1, 1)), corrupted, FAULT, images, opinion, BOUNDS)
+    (found,) = (trial for trial in trials if trial.guess.name == "pasted")
+    assert found.fires == 0 and int((found.guess.apply(images) != images).any(0).sum()) == 1
+
+
 def test_belief_needs_a_firing_guess_near_the_best() -> None:
     def trial(fires: float) -> Trial:
         return Trial(Corruption(str(fires), lambda x: x), fires, *[torch.empty(0, dtype=torch.bool)] * 3, 0.0)

@@ -546,6 +546,23 @@ def test_what_turns_no_pair_is_told() -> None:
     assert not repair._turns_any(shop.case, shop.network, copy.deepcopy(shop.network))
     cue = replace(shop.case, fault=replace(shop.case.fault, kind="cue"))
     assert repair._turns_any(cue, shop.network, shop.network)
+    clear = replace(shop.case, believed=tuple(replace(guess, clear=True) for guess in shop.case.believed))
+    assert repair._turns_any(clear, shop.network, shop.network)  # other images say whether it is one
+
+
+@pytest.mark.parametrize("clear", [False, True])
+def test_other_images_bear_a_repair_out_if_they_lose_half_of_a_clear_fault(clear: bool) -> None:
+    shop, _ = workshop()
+    believed = tuple(replace(guess, clear=clear) for guess in shop.case.believed)
+    case = replace(shop.case, believed=believed, guesses={guess.name: 0.8 for guess in believed})
+    assert case.clear == clear
+
+    def expected(asr: float | None) -> Judgement:
+        return Judgement(0.0, 0.0, asr, asr, 0.0, (80, 70))
+
+    assert repair.borne_out(case, expected(0.4)) == clear
+    assert not repair.borne_out(case, expected(0.41)) and not repair.borne_out(case, expected(None))
+    assert not repair.borne_out(case, None) and not repair.borne_out(replace(case, believed=()), expected(0.0))
 
 
 @pytest.mark.parametrize("images", [None, 5])
