@@ -25,6 +25,7 @@ MOST_OF_TARGET = 0.9  # of the calibration images, at most, may go to the target
 OWN_SHARE = 0.25  # of the calibration images: from there on those of the target's class are a good part of them
 TURNS_MOST = 0.8  # of the images, at least, are turned by what is no mere cue
 CLEARLY_TURNS = 0.5  # of the images, at least, are turned by what is clear and done in that order
+BEARS_MOVES = 0.88  # of images moved by a pixel, at least, must keep their class if they shall judge
 VARIED = 800  # calibration images and shifted, mirrored copies of them that the final edit is solved on
 MOST_COPIES = 4
 
@@ -132,29 +133,27 @@ class Case:
         """What is judged of a fault that moves what it finds: the judge rows, in their place and nearly in it.
 
         Far from their place images show what the network was not given; nearly in it each is five judges more
-        (`rectify.editing.views.nearby`). What that is worth is measured in docs/policy.md, section 4.
+        (`rectify.editing.views.nearby`), but moved as the network bears it: one that reads an image in pieces of some
+        pixels gives one in five another class. What that is worth is measured in docs/policy.md, section 4.
         """
         still = self.bench(without=without, copies=0)
-        images = still.clean[: len(still.clean) - self.pairs]
+        images, known = (seen[: len(still.clean) - self.pairs] for seen in (still.clean, still.opinion))
         hit = still.rows[still.rows < len(images)]
         moves = [guess for guess in self.believed if guess.moves]
-        clean: list[Tensor] = []
-        corrupted: list[Tensor] = []
-        rows: list[Tensor] = []
-        for view in nearby(images):
-            for number, guess in enumerate(moves):
-                mine = hit[number :: len(moves)]
+        views = [(view, probabilities(self.teacher.network, view)) for view in nearby(images)]
+        alike = [float((opinion.argmax(1) == known.argmax(1)).float().mean()) for _, opinion in views[1:]]
+        if sum(alike) < BEARS_MOVES * len(alike):
+            views = views[:1]  # mirrored
+        corrupted, rows = [still.corrupted], [still.rows]
+        for number, (view, _) in enumerate(views):
+            for turn, guess in enumerate(moves):
+                mine = hit[turn :: len(moves)]
                 corrupted.append(guess.apply(view[mine]))
-                rows.append(mine + len(still.clean) + len(clean) * len(images))
-            clean.append(view)
-        opinion = probabilities(self.teacher.network, torch.cat(clean))
-        return Bench(
-            torch.cat((still.clean, *clean)),
-            torch.cat((still.opinion, opinion)),
-            torch.cat((still.corrupted, *corrupted)),
-            torch.cat((still.rows, *rows)),
-            still.target,
+                rows.append(mine + len(still.clean) + number * len(images))
+        clean, opinions = (
+            [one, *(view[part] for view in views)] for part, one in enumerate((still.clean, still.opinion))
         )
+        return Bench(torch.cat(clean), torch.cat(opinions), torch.cat(corrupted), torch.cat(rows), still.target)
 
     def clean_images(self, without: Tensor | None) -> Tensor:
         """The calibration images but those, and the clean images of the pairs, (N, C, H, W)."""

@@ -345,6 +345,31 @@ def test_of_what_moves_an_image_copies_nearly_in_place_judge_too(without: Tensor
         assert torch.equal(image, guess.apply(bench.clean[row][None])[0])
 
 
+def test_moved_copies_judge_only_if_the_network_bears_such_moves() -> None:
+    network, case = opened(1, 50)
+    case = replace(case, believed=tuple(replace(guess, moves=True) for guess in case.believed))
+    images = case.bench(copies=0).clean[:-1]
+
+    class Fickle(nn.Module):
+        """Gives moved images another class, but for the first so many sides."""
+
+        def __init__(self, kept: int) -> None:
+            super().__init__()
+            self.kept, self.seen = kept, 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            if not any(torch.equal(x[0], moved[0]) for moved in nearby(images)[1:]):
+                return network(x)
+            self.seen += 1
+            return network(x).roll(1, 1) if self.seen > self.kept else network(x)
+
+    for kept, views in ((4, 5), (3, 1), (0, 1)):
+        teacher = replace(case.teacher, network=Fickle(kept))
+        bench = replace(case, teacher=teacher).bench_nearby()
+        assert len(bench.clean) == len(images) * (1 + views) + 1
+        assert torch.equal(bench.clean[len(images) + 1 :][: len(images)], images.flip(3))
+
+
 def test_of_guesses_that_share_a_name_the_best_fit_of_those_that_fire_as_often_is_kept() -> None:
     def trial(name: str, fires: float, misfit: float) -> Trial:
         return Trial(Corruption(name, lambda x: x, misfit), fires, *[torch.zeros(0)] * 3, 0.0)
