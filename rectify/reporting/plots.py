@@ -75,7 +75,7 @@ def layers_plot(report: Report, path: Path) -> None:
     widths = [3.4] + ([3.0] if marks else []) + ([1.8] if gaps else [])
     names = [shorten(drawable(layer["name"]), NAME, middle=True) for layer in layers]
     width = 0.5 + LETTER * max(len(name) for name in names) + sum(widths)
-    figure = new_figure(max(6.0, width), 1.2 + ROW * len(layers) + (0.35 if marks else 0.0))
+    figure = new_figure(max(6.0, width), 1.2 + ROW * len(layers) + (0.6 if marks else 0.0))
     panels = list(figure.subplots(1, len(widths), sharey=True, squeeze=False, width_ratios=widths)[0])
     _scores(panels[0], layers, *main_figure(localize), _notes(report, layers))
     panels[0].set_yticks(range(len(layers)), names, fontfamily="DejaVu Sans Mono", fontsize=7.5)
@@ -160,6 +160,8 @@ def _marks(axes: Axes, trials: Sequence[Layer], marks: Sequence[tuple[str, str, 
     axes.set_xlim(-0.03, 1.03)
     axes.set_xticks([0, 0.5, 1], ["0%", "50%", "100%"])
     axes.set_title("after a trial edit of that layer alone", fontsize=9, loc="left", color=INK)
+    if any(key in ("agreement", "recovery") for key, *_ in marks):
+        axes.set_xlabel("recovery and agreement weigh each image by\nhow sure the untouched network is", fontsize=7)
 
 
 def _gaps(axes: Axes, trials: Sequence[Layer]) -> None:
