@@ -33,6 +33,7 @@ from rectify.model.trace import Site
 
 LITTLE = 0.015  # expected accuracy and recovery lost together: to win back no more only half of the layers are tried
 MUCH = 0.05  # expected accuracy and recovery lost together after a refinement: above it more layers are tried
+FEW = 8  # layers, of which a half may be too few whatever is expected of it
 CLEARLY = 0.85  # times the loss of fewer layers: only then more are moved, which costs accuracy that few images show
 HALF = 0.5  # of the share on which a clear fault fires, at most, may be left for other images to bear a repair out
 TRIAL_WORK = 5e12  # `effort` that the trials of a localisation may cost together: about a minute on one core
@@ -173,7 +174,8 @@ def _refine(
     jury = case.bench_nearby(suspected) if case.moving else case.bench(without=suspected)
     before = jury.judge(best.student)
     plans = _plans(case, before, Plan(max(LEAST_STEPS, steps // 2), seed=workshop.seed))
-    trial, plan = _try_plans(plans, before, case.moving, lambda one: jury.judge(_moved(workshop, sites, unseen, one)))
+    enough = _enough(case, sites)
+    trial, plan = _try_plans(plans, before, enough, lambda one: jury.judge(_moved(workshop, sites, unseen, one)))
     if trial.loss >= before.loss:
         return None, f"a refinement of layers together was no better and was rolled back: {tell(trial)}"
     moved = _moved(workshop, sites, suspected, replace(plan, steps=steps))
@@ -226,21 +228,32 @@ def _plans(case: Case, before: Judgement, first: Plan) -> list[Plan]:
     return [replace(first, share=share) for share in shares]
 
 
+def _enough(case: Case, sites: Sequence[Site]) -> float | None:
+    """Expected accuracy and recovery lost together by a trial at which no further plan is tried; None: all are.
+
+    All of a fault that moves what it finds. Of few layers half can be too few to take a fault out with, of which the
+    images that judge see too little to say so: of those all too, which costs little.
+    """
+    if case.moving:
+        return None
+    return MUCH if len(sites) > FEW else 0.0
+
+
 def _try_plans(
-    plans: Sequence[Plan], before: Judgement, moving: bool, judged: Callable[[Plan], Judgement]
+    plans: Sequence[Plan], before: Judgement, enough: float | None, judged: Callable[[Plan], Judgement]
 ) -> tuple[Judgement, Plan]:
     """Which of these plans, the smallest share of the layers first, to refine by, and how its trial was judged.
 
-    The first; a further one where that is not preferred to what was ``before``, or much is lost all the same, and if it
-    is clearly better. Of a fault that moves what it finds, all are tried.
+    The first; a further one where that is not preferred to what was ``before``, or more than ``enough`` is lost all the
+    same, and if it is clearly better. If none is ``enough`` all are tried, and the best is taken.
     """
     best: tuple[Judgement, Plan] | None = None
     for plan in plans:
         trial = judged(plan)
-        factor = 1.0 if best is None or moving or best[0].loss >= before.loss else CLEARLY
+        factor = 1.0 if best is None or enough is None or best[0].loss >= before.loss else CLEARLY
         if best is None or trial.loss < factor * best[0].loss:
             best = trial, plan
-        if best[0].loss < before.loss and lost(best[0]) <= MUCH and not moving:
+        if enough is not None and best[0].loss < before.loss and lost(best[0]) <= enough:
             break
     assert best is not None
     return best

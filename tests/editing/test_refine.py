@@ -379,6 +379,7 @@ def test_the_trial_never_sees_the_images_that_judge_and_the_whole_refinement_doe
 
     monkeypatch.setattr(repair, "refined", spy)
     monkeypatch.setattr(repair, "MUCH", 1.0)  # the first half will do
+    monkeypatch.setattr(repair, "FEW", 0)
     found = repair.dynamic(shop, scores, None)
     case = shop.case
     held_back = case.teacher.clean[case.judge]
@@ -427,17 +428,22 @@ def test_where_little_is_missing_half_of_the_layers_are_tried_and_no_more(
 
 
 @pytest.mark.parametrize(
-    ("losses", "tried", "taken"),
+    ("losses", "layers", "tried", "taken"),
     [
-        ((0.04, 0.0, 0.0), 1, 1 / 2),  # the half leaves little: no more is tried
-        ((0.08, 0.07, 0.04), 3, 1.0),  # a little better is not enough, much better is
-        ((0.08, 0.04, 0.0), 2, 2 / 3),  # once little is left no more is tried
-        ((0.08, 0.075, 0.07), 3, 1 / 2),
-        ((0.20, 0.19, 0.18), 3, 1.0),  # worse than before by half: whatever is best
-        ((math.nan, 0.08, 0.09), 3, 2 / 3),
+        ((0.04, 0.0, 0.0), 9, 1, 1 / 2),  # the half leaves little: no more is tried
+        ((0.04, 0.02, 0.018), 8, 3, 2 / 3),  # but of few layers
+        ((0.04, 0.035, 0.0), 8, 3, 1.0),
+        ((0.0, 0.0, 0.0), 8, 1, 1 / 2),
+        ((0.08, 0.07, 0.04), 9, 3, 1.0),  # a little better is not enough, much better is
+        ((0.08, 0.04, 0.0), 9, 2, 2 / 3),  # once little is left no more is tried
+        ((0.08, 0.075, 0.07), 9, 3, 1 / 2),
+        ((0.20, 0.19, 0.18), 9, 3, 1.0),  # worse than before by half: whatever is best
+        ((math.nan, 0.08, 0.09), 9, 3, 2 / 3),
     ],
 )
-def test_more_layers_move_where_half_of_them_leaves_much(losses: tuple[float, ...], tried: int, taken: float) -> None:
+def test_more_layers_move_where_half_of_them_leaves_much(
+    losses: tuple[float, ...], layers: int, tried: int, taken: float
+) -> None:
     asked: list[float] = []
 
     def judged(plan: Plan) -> Judgement:
@@ -445,7 +451,8 @@ def test_more_layers_move_where_half_of_them_leaves_much(losses: tuple[float, ..
         return Judgement(0.0, losses[len(asked) - 1], 0.0, 0.0, 0.0, (40, 40))
 
     before = Judgement(0.0, 0.15, 0.0, 0.0, 0.0, (40, 40))
-    trial, plan = repair._try_plans([Plan(share=share) for share in module.SHARES], before, False, judged)
+    enough = repair._enough(workshop()[0].case, [workshop()[1][0].site] * layers)
+    trial, plan = repair._try_plans([Plan(share=share) for share in module.SHARES], before, enough, judged)
     assert (len(asked), plan.share) == (tried, taken) and trial.recovery_loss == losses[asked.index(taken)]
 
 
