@@ -25,7 +25,7 @@ _SNAP = 0.25  # of the range: a mark's colour that is so near to 0 or 1 is taken
 _TINT_LEAVES = 0.02  # of the difference, at most, if a tint is what it is
 _TELLS = 0.03  # of the range, as standard deviation of the clean image where it is tinted
 _LEAST_PIXELS = 6  # of each channel
-_STEPS = ((-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1))  # down and to the right
+_STEPS = ((-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1))  # down, to the right
 
 
 def pasted(clean: Tensor, seen: Tensor, corrupted: Tensor, bounds: Bounds) -> list[Corruption]:
@@ -58,15 +58,16 @@ def pasted(clean: Tensor, seen: Tensor, corrupted: Tensor, bounds: Bounds) -> li
 
 
 def _wider(box: Tensor, corrupted: Tensor, misfit: float, bounds: Bounds) -> list[list[Corruption]]:
-    """Rectangles that go on by a pixel, to a side or over a corner, where all is black or white anyhow.
+    """Rectangles that go on by a pixel, or an eighth, to a side or over a corner, where all is black or white anyhow.
 
     A mark of black and white pixels shows its white ones alone on a black ground, and the rectangle around these
     misses what is black along its edge: of four such pixels, three of them black, one pair showed one.
     """
     height, width = box.shape[2:]
     rows, columns = _extent(box)
+    high, wide = (max(1, len(span) // 8) for span in (rows, columns))
     found = []
-    for down, right in _STEPS:
+    for down, right in ((high * y, wide * x) for y, x in _STEPS):
         top, bottom = int(rows[0]) + min(down, 0), int(rows[-1]) + max(down, 0)
         left, far = int(columns[0]) + min(right, 0), int(columns[-1]) + max(right, 0)
         if min(top, left) < 0 or bottom >= height or far >= width:
