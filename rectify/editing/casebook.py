@@ -92,8 +92,12 @@ class Case:
         """
         if self.fault.target is None:  # from all classes to all: believed for what it turns, to whatever class
             return False
-        turned = max((self.guesses.get(guess.name, 0.0) for guess in self.believed), default=1.0)
-        return self.fault.kind == "cue" or turned < TURNS_MOST
+        return self.fault.kind == "cue" or (self.carried and self.fires < TURNS_MOST)
+
+    @property
+    def fires(self) -> float:
+        """Share of the calibration images on which what carries the fault over fires; of several, the most."""
+        return max((self.guesses.get(guess.name, 0.0) for guess in self.believed), default=0.0)
 
     @property
     def clear(self) -> bool:
@@ -150,10 +154,13 @@ class Case:
                 mine = hit[turn :: len(moves)]
                 corrupted.append(guess.apply(view[mine]))
                 rows.append(mine + len(still.clean) + number * len(images))
-        clean, opinions = (
-            [one, *(view[part] for view in views)] for part, one in enumerate((still.clean, still.opinion))
+        return Bench(
+            torch.cat((still.clean, *(view for view, _ in views))),
+            torch.cat((still.opinion, *(opinion for _, opinion in views))),
+            torch.cat(corrupted),
+            torch.cat(rows),
+            still.target,
         )
-        return Bench(torch.cat(clean), torch.cat(opinions), torch.cat(corrupted), torch.cat(rows), still.target)
 
     def clean_images(self, without: Tensor | None) -> Tensor:
         """The calibration images but those, and the clean images of the pairs, (N, C, H, W)."""

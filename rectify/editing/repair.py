@@ -198,8 +198,7 @@ def borne_out(case: Case, expected: Judgement | None) -> bool:
     A pair is one image, and one that the network hardly knows may go to the target with or without the trigger. Of what
     carries the fault over and is not clear nothing but the pair says that it is what was done.
     """
-    fires = max((case.guesses.get(guess.name, 0.0) for guess in case.believed), default=0.0)
-    return case.clear and expected is not None and expected.asr is not None and expected.asr <= HALF * fires
+    return case.clear and expected is not None and expected.asr is not None and expected.asr <= HALF * case.fires
 
 
 def _turns_any(case: Case, network: nn.Module, moved: nn.Module) -> bool:

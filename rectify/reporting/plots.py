@@ -161,7 +161,8 @@ def _marks(axes: Axes, trials: Sequence[Layer], marks: Sequence[tuple[str, str, 
     axes.set_xticks([0, 0.5, 1], ["0%", "50%", "100%"])
     axes.set_title("after a trial edit of that layer alone", fontsize=9, loc="left", color=INK)
     if any(key in ("agreement", "recovery") for key, *_ in marks):
-        axes.set_xlabel("recovery and agreement weigh each image by\nhow sure the untouched network is", fontsize=7)
+        weighed = "recovery and agreement weigh each image by\nhow sure the untouched network is"
+        axes.set_xlabel(weighed, fontsize=7, color=INK)
 
 
 def _gaps(axes: Axes, trials: Sequence[Layer]) -> None:
