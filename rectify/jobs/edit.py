@@ -38,6 +38,14 @@ from rectify.sections import (
 )
 
 STATIC_TRIALS = 8  # layers that a static edit tries at least, whatever it costs
+NO_REPAIR = (
+    "no edit repairs the pairs: their corrupted images go where they went. Is clean the one without the fault? "
+    "Another pair, or more calibration images of all classes, may do; --mode static writes an edit all the same"
+)
+BORNE_OUT = (
+    "calibration images that what was done to the pairs was carried over to bear the repair out, and the pairs "
+    "do not: judge it by another pair, with rectify evaluate"
+)
 
 
 @dataclass(frozen=True)
@@ -131,32 +139,24 @@ def run_edit(inputs: Inputs, options: Options, *, editing: Editing, progress: Pr
     with files.candidate(made, metadata, inputs.subject) as (candidate, written):
         _judge_written(candidate, inputs, options, report, fault)
         notes += judge_holdout(report, inputs, options, candidate, fault)
-        why = _left_as_it_was(report, editing, borne_out)
+        why = None
+        if _left_as_it_was(report, editing):
+            if borne_out:
+                report["edit"]["warnings"].append(BORNE_OUT)
+            else:
+                why = NO_REPAIR
         report = finish(report, options, started, inputs, notes, warnings=True, inconclusive=why)
         if report["verdict"] == "pass":  # --exit-zero changes the code, not what is left behind
             _keep(files, written, edits, metadata, report)
     return report
 
 
-def _left_as_it_was(report: dict[str, Any], editing: Editing, borne_out: bool) -> str | None:
-    """Why a search that has repaired nothing is no result; an edit that was asked for by name or mode is one.
-
-    So is one that leaves the pairs as they were, but not other images (``borne_out``): that is told.
-    """
+def _left_as_it_was(report: dict[str, Any], editing: Editing) -> bool:
+    """Whether a search left all pairs as they were; an edit that was asked for by name or mode is none."""
+    if editing.apply is not None or editing.mode == "static" or editing.layer != "auto":
+        return False
     before, after = report["metrics"]["before"], report["metrics"]["after"]
-    asked_for = editing.apply is not None or editing.mode == "static" or editing.layer != "auto"
-    if asked_for or not before["asr"] or after["asr"] < before["asr"] or after["recovery"] > before["recovery"]:
-        return None
-    if borne_out:
-        report["edit"]["warnings"].append(
-            "calibration images that what was done to the pairs was carried over to bear the repair out, and the pairs "
-            "do not: judge it by another pair, with rectify evaluate"
-        )
-        return None
-    return (
-        "no edit repairs the pairs: their corrupted images go where they went. Is clean the one without the fault? "
-        "Another pair, or more calibration images of all classes, may do; --mode static writes an edit all the same"
-    )
+    return bool(before["asr"]) and after["asr"] >= before["asr"] and after["recovery"] <= before["recovery"]
 
 
 def _keep(
