@@ -22,7 +22,7 @@ class Corruption:
     something else to each image, of one kind. ``elsewhere_of``: the name of the guess that
     it puts in another place of each image. ``loosely``: the same, but to each image another one of those that the pair
     leaves possible, where that is more than one. ``wider``: makes marks that are a little larger, of which the pair
-    shows no more than of this one; each with the same elsewhere.
+    shows no more than of this one; each with the same elsewhere. ``covers``: the share of the image that it replaces.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Corruption:
     elsewhere_of: str = ""
     loosely: Callable[[Tensor], Tensor] | None = None
     wider: Callable[[], list[list[Corruption]]] | None = None
+    covers: float = 0.0
 
 
 def clamp(x: Tensor, bounds: Bounds) -> Tensor:

@@ -167,7 +167,8 @@ def _is_mark(mask: Tensor, change: Tensor, *, noisy: bool) -> bool:
 
 
 def _paste(mask: Tensor, picture: Tensor, left: float) -> Corruption:
-    return Corruption("pasted", lambda x: torch.where(mask, picture, x), left)
+    covers = float(mask.float().mean())
+    return Corruption("pasted", lambda x: torch.where(mask, picture, x), left, covers=covers)
 
 
 def _colour(image: Tensor, where: Tensor, bounds: Bounds) -> Tensor:

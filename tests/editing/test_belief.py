@@ -8,7 +8,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rectify.editing.belief import BELIEVE, CLEAR_BEHIND, Trial, _one_a_name, believe, try_guesses, turning, weighed
+from rectify.editing.belief import (
+    BELIEVE,
+    CLEAR_BEHIND,
+    REPLACES,
+    Trial,
+    _one_a_name,
+    believe,
+    try_guesses,
+    turning,
+    weighed,
+)
 from rectify.editing.fault import Fault
 from rectify.editing.guess import Corruption
 from rectify.editing.judge import probabilities
@@ -117,7 +127,10 @@ def test_what_the_pair_shows_clearly_is_believed_alone_if_it_fires_too() -> None
     assert believe([one, other, weak]) == [other]
     assert believe([one, weak]) == [weak]  # what disturbs an image more may fire more often, and be something else
     assert believe([one, trial(BELIEVE - 0.01, True)]) == [one]
-    assert believe([one, trial(0.99 - CLEAR_BEHIND, True)]) == [one]  # but not so much more often
+    weaker = trial(0.99 - CLEAR_BEHIND, True)
+    assert believe([one, weaker]) == [one]  # but not so much more often
+    large, small = (replace(one, guess=replace(one.guess, covers=REPLACES + by)) for by in (0.01, 0.0))
+    assert believe([large, weaker]) == [weaker] and believe([small, weaker]) == [small]  # unless it hides the image
 
 
 def test_what_varies_is_believed_where_what_is_fixed_fires_no_more_often_and_not_always() -> None:
