@@ -75,7 +75,10 @@ def batch_norm(func: Any, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
     the gradient that comes back is not contiguous (2.14: behind a flatten and a transpose)."""
     x, weight, bias, mean, variance = args[:5]
     if "_no_" not in func._schema.name and args[5]:
-        raise UsageError(f"deeplift has no rule for batch norm with statistics of the batch: call eval(), or {INSTEAD}")
+        raise UsageError(
+            "deeplift has no rule for instance norm, or batch norm with statistics of the batch: call eval() for the "
+            f"latter, or {INSTEAD}"
+        )
     if any_pair(args[1:], kwargs):
         refuse(func)
     factor = torch.rsqrt(variance + args[-1]) * (1 if weight is None else weight)

@@ -161,6 +161,8 @@ class _Survey(TorchDispatchMode):
             ]
         if func in _BATCH_NORMS and mine:
             weight, variance = args[1], args[4]
+            if variance is None or args[5] is True:  # measured in the images themselves, as instance norm does
+                return []
             factor = torch.rsqrt(variance + float(args[-1])) * (1.0 if weight is None else weight)
             shape = [1, -1] + [1] * (result.dim() - 2)
             self.norm_scales |= {c.layer: factor for c in mine}

@@ -168,6 +168,9 @@ LINEAR: dict[str, Callable[[Net, Tensor], Tensor]] = {
     "from the left": lambda n, x: n.b(x) + x,
     "in place": lambda n, x: n.b(x).add_(x),
     "through a norm": lambda n, x: x + n.norm(n.b(x)),
+    "through a norm of each image with known statistics": lambda n, x: (
+        x + nn.functional.instance_norm(n.b(x), x.new_zeros(x.shape[1]), x.new_ones(x.shape[1]) / 3, None, None, False)
+    ),
     "through two norms": lambda n, x: x + n.norm(n.norm(n.b(x))),
     "times a number": lambda n, x: x + 0.25 * n.b(x),
     "times a number in place": lambda n, x: x + n.b(x).mul_(0.25),
@@ -203,6 +206,11 @@ CROOKED: dict[str, Callable[[Net, Tensor], Tensor]] = {
     "a pooling": lambda n, x: x + nn.functional.avg_pool2d(n.b(x), 3, 1, 1),
     "a product with another layer": lambda n, x: x + n.b(x) * n.a(x).sigmoid(),
     "a gate of its own": lambda n, x: x + n.b(x) * n.b.bias.mean() * n.a(x).mean((2, 3), keepdim=True),
+    "a norm of each image": lambda n, x: x + nn.functional.instance_norm(n.b(x)),
+    "a norm of the batch": lambda n, x: x + nn.functional.batch_norm(n.b(x), None, None, training=True),
+    "a norm of the batch that has known others": lambda n, x: (
+        x + nn.functional.batch_norm(n.b(x), x.new_zeros(x.shape[1]), x.new_ones(x.shape[1]), training=True)
+    ),
     "a concatenation": lambda n, x: x + torch.cat([n.b(x)[:, :1], x[:, 1:]], 1),
     "no sum at all": lambda n, x: n.b(x),
     "a sum with a constant only": lambda n, x: (n.b(x) + n.gain).relu(),
