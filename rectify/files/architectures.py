@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ RANDOM = (
     "the network gives other outputs when it is shown one image twice, in eval mode: figures vary from run to run, and "
     "no layer can be told to compute W k + b; take the chance, or what it remembers, out of its forward pass"
 )
+_OF_TYPES = re.compile(r"input type \(|dtype|datatype", re.IGNORECASE)  # how torch says that they do not agree
+_CASTS = "weights and images are float32 here: take casts such as .double() and .half() out of its forward"
 _PROBABILITIES = "the network ends in a softmax: the logarithms of what it returns are read as its logits"
 
 
@@ -459,9 +462,8 @@ def _one_blank_image(
                 f"the network takes {first.in_channels} channel(s) and the preprocessing gives {size[0]}: "
                 f"give mean and std {first.in_channels} value(s) each"
             ) from None
-        raise ArchitectureError(
-            f"the network fails on an image of {shape} ({reason(error)}): check --input-size, --arch and --arch-arg"
-        ) from None
+        advice = _CASTS if _OF_TYPES.search(str(error)) else "check --input-size, --arch and --arch-arg"
+        raise ArchitectureError(f"the network fails on an image of {shape} ({reason(error)}): {advice}") from None
     if not isinstance(output, Tensor):
         raise ArchitectureError(
             f"the network returns a {type(output).__name__}, not logits: wrap it in a module:callable that returns them"

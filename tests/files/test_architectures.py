@@ -358,6 +358,26 @@ def test_wrong_size(tmp_path: Path) -> None:
         one_line(caught.value)
 
 
+@pytest.mark.parametrize("layer", ["nn.Conv2d(3, 4, 8)", "nn.Sequential(nn.Flatten(), nn.Linear(192, 4))"])
+@pytest.mark.parametrize("cast", ["double", "bfloat16"])
+def test_a_network_that_casts_is_told_so(
+    layer: str, cast: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rgb8: Preprocess
+) -> None:
+    made = tmp_path / "casting_net.py"
+    made.write_text(
+        "from torch import nn\n"
+        f"class Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n        self.b = {layer}\n"
+        f"    def forward(self, x):\n        return self.b(x.{cast}()).flatten(1).float()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "casting_net", raising=False)
+    weights = eval(layer).state_dict()
+    path = save(tmp_path / "m.pt", {f"b.{key}": value for key, value in weights.items()})
+    with pytest.raises(ArchitectureError, match=r"are float32 here: take casts such as \.double\(\)") as caught:
+        open_subject(path, arch="casting_net:Net", preprocess=rgb8)
+    one_line(caught.value)
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
