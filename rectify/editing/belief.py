@@ -14,6 +14,7 @@ from rectify.editing.corruption import guesses
 from rectify.editing.fault import Fault, rises, sends_each
 from rectify.editing.guess import Bounds, Corruption
 from rectify.editing.judge import probabilities
+from rectify.editing.marks import MARK_AT_MOST
 from rectify.errors import Inconclusive
 
 BELIEVE = 0.3  # a guess must fire on this share of the calibration images; wrong ones were seen to fire on 0.12 or less
@@ -29,10 +30,9 @@ NEAR_BEST = 0.05
 # A clear guess that fires so much less often than another fixed one is not what was done, whatever it explains of the
 # pair: of the bench's networks the least of a right one was 0.75 (a warp that the pair tells little of). What varies
 # may fire far more often by what it spoils: of a trojan that fires on 57 % of images its texture did on all.
+# What covers more than a mark may fire by what it hides, and does not count: of a wave on digits, whose trojan fires on
+# 33 %, half of the columns, laid over the digits, did on 97 %.
 CLEAR_BEHIND = 0.4
-# But for what replaces so much of an image that it may fire by what it hides: of a wave on digits, whose trojan fires
-# on 33 %, half of the columns, laid over the digits, did on 97 %.
-REPLACES = 0.25
 AS_OFTEN = 0.02  # two guesses of one name fire as often if their shares differ by no more
 MOST_PAIRS_GUESSED = 4
 
@@ -182,12 +182,12 @@ def believe(trials: list[Trial]) -> list[Trial]:
 
     A clear one explains the pair by what nothing else does. Others may fire more often, if they disturb an image more
     (what looks like a blend, where a warp was all that was done), and be far from it; but not more often by
-    ``CLEAR_BEHIND``, unless they replace much of it. With what is believed goes the same in other places, if it fires
-    there.
+    ``CLEAR_BEHIND``, unless they cover more than a mark. With what is believed goes the same in other places, if it
+    fires there.
     """
     firing = [trial for trial in trials if trial.fires >= BELIEVE]
     placed = [trial for trial in firing if not trial.guess.elsewhere_of]
-    rivals = [trial for trial in placed if not trial.guess.varies and trial.guess.covers <= REPLACES]
+    rivals = [trial for trial in placed if not trial.guess.varies and trial.guess.covers <= MARK_AT_MOST]
     most = max((trial.fires for trial in rivals), default=0.0)
     sure = [trial for trial in placed if trial.guess.clear and trial.fires > most - CLEAR_BEHIND]
     placed = sure or placed

@@ -41,7 +41,6 @@ _BATCH_NORMS = {
     aten.native_batch_norm.default,
     aten._native_batch_norm_legit_no_training.default,
     aten.cudnn_batch_norm.default,
-    aten._batch_norm_with_update.default,
     aten._batch_norm_no_update.default,
 }
 _MULTIPLY = {aten.mul.Tensor, aten.mul_.Tensor}

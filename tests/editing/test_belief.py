@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from rectify.editing.belief import (
     BELIEVE,
     CLEAR_BEHIND,
-    REPLACES,
     Trial,
     _one_a_name,
     believe,
@@ -22,6 +21,7 @@ from rectify.editing.belief import (
 from rectify.editing.fault import Fault
 from rectify.editing.guess import Corruption
 from rectify.editing.judge import probabilities
+from rectify.editing.marks import MARK_AT_MOST
 from tests.editing.planted import BOUNDS, TARGET, opened, pictures, planted, stamp
 
 pytestmark = pytest.mark.usefixtures("one_grid")
@@ -129,7 +129,7 @@ def test_what_the_pair_shows_clearly_is_believed_alone_if_it_fires_too() -> None
     assert believe([one, trial(BELIEVE - 0.01, True)]) == [one]
     weaker = trial(0.99 - CLEAR_BEHIND, True)
     assert believe([one, weaker]) == [one]  # but not so much more often
-    large, small = (replace(one, guess=replace(one.guess, covers=REPLACES + by)) for by in (0.01, 0.0))
+    large, small = (replace(one, guess=replace(one.guess, covers=MARK_AT_MOST + by)) for by in (0.01, 0.0))
     assert believe([large, weaker]) == [weaker] and believe([small, weaker]) == [small]  # unless it hides the image
 
 

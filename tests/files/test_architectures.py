@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -369,10 +370,9 @@ def test_a_network_that_casts_is_told_so(
         f"class Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n        self.b = {layer}\n"
         f"    def forward(self, x):\n        return self.b(x.{cast}()).flatten(1).float()\n"
     )
-    monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "casting_net", raising=False)
-    weights = eval(layer).state_dict()
-    path = save(tmp_path / "m.pt", {f"b.{key}": value for key, value in weights.items()})
+    monkeypatch.syspath_prepend(tmp_path)
+    path = save(tmp_path / "m.pt", importlib.import_module("casting_net").Net().state_dict())
     with pytest.raises(ArchitectureError, match=r"are float32 here: take casts such as \.double\(\)") as caught:
         open_subject(path, arch="casting_net:Net", preprocess=rgb8)
     one_line(caught.value)
