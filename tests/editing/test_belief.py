@@ -10,7 +10,11 @@ from torch import Tensor, nn
 
 from rectify.editing.belief import (
     BELIEVE,
+    BELIEVE_CLEAR,
     CLEAR_BEHIND,
+    EXPLAINS,
+    HIDES,
+    SWAYS,
     Trial,
     _one_a_name,
     believe,
@@ -21,7 +25,6 @@ from rectify.editing.belief import (
 from rectify.editing.fault import Fault
 from rectify.editing.guess import Corruption
 from rectify.editing.judge import probabilities
-from rectify.editing.marks import MARK_AT_MOST
 from tests.editing.planted import BOUNDS, TARGET, opened, pictures, planted, stamp
 
 pytestmark = pytest.mark.usefixtures("one_grid")
@@ -126,11 +129,36 @@ def test_what_the_pair_shows_clearly_is_believed_alone_if_it_fires_too() -> None
     one, other, weak = trial(0.99, False), trial(0.97, True), trial(0.6, True)
     assert believe([one, other, weak]) == [other]
     assert believe([one, weak]) == [weak]  # what disturbs an image more may fire more often, and be something else
-    assert believe([one, trial(BELIEVE - 0.01, True)]) == [one]
+    assert believe([trial(BELIEVE_CLEAR, True)]) != [] and believe([trial(BELIEVE_CLEAR - 0.01, True)]) == []
     weaker = trial(0.99 - CLEAR_BEHIND, True)
     assert believe([one, weaker]) == [one]  # but not so much more often
-    large, small = (replace(one, guess=replace(one.guess, covers=MARK_AT_MOST + by)) for by in (0.01, 0.0))
-    assert believe([large, weaker]) == [weaker] and believe([small, weaker]) == [small]  # unless it hides the image
+
+
+def test_what_hides_or_spoils_an_image_is_not_held_against_what_the_pair_shows_clearly() -> None:
+    def trial(fires: float, guess: Corruption) -> Trial:
+        return Trial(guess, fires, *[torch.empty(0, dtype=torch.bool)] * 3, 0.0)
+
+    weak = trial(BELIEVE_CLEAR, Corruption("warped-4", lambda x: x, clear=True))
+    mark = Corruption("pasted", lambda x: x, EXPLAINS, covers=HIDES)
+    small = trial(0.97, mark)
+    assert believe([small, weak]) == [small]
+    for other in (replace(mark, covers=HIDES + 0.01), replace(mark, misfit=EXPLAINS + 0.01), replace(mark, varies=True)):
+        assert believe([trial(0.97, other), weak]) == [weak]
+
+
+def test_what_is_clear_and_fires_seldom_is_solved_on_what_it_sways_where_it_sways_most() -> None:
+    def trial(fires: float, sways: float) -> Trial:
+        hit, swayed = torch.arange(10) < 10 * fires, torch.arange(10) < 10 * sways
+        return Trial(Corruption("warped-4", lambda x: x, clear=True), fires, hit, hit, swayed, sways)
+
+    for kind in ("flip", "cue"):
+        fault = replace(FAULT, kind=kind)
+        (found,), same, told = weighed([trial(0.2, 0.8)], fault)
+        assert same == fault and int(found.hit.sum()) == 8 and "turns few" in told
+        other = Trial(Corruption("pasted", lambda x: x, covers=0.3), 0.9, *[torch.ones(10, dtype=torch.bool)] * 3, 0.9)
+        for seldom in (trial(0.2, SWAYS - 0.1), trial(BELIEVE, 0.8)):
+            (found,), same, told = weighed([seldom, other], fault)
+            assert found is seldom and same == fault and "fires on" in told
 
 
 def test_what_varies_is_believed_where_what_is_fixed_fires_no_more_often_and_not_always() -> None:
