@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from rectify.editing.cascade import LayerEdit, Strength
+from rectify.editing.cascade import LayerEdit, Material, Strength, apply, solve_layer
 from rectify.editing.casebook import Case
-from rectify.editing.judge import Judgement, is_good, is_whole, is_worth_refining, lost, probabilities, tell
+from rectify.editing.judge import Bench, Judgement, is_good, is_whole, is_worth_refining, lost, probabilities, tell
 from rectify.editing.ladder import Attempt, climb, ladder, singles, suspects
 from rectify.editing.localize import LayerScore
 from rectify.editing.refine import (
@@ -28,6 +28,7 @@ from rectify.editing.refine import (
     effort,
     refined,
 )
+from rectify.editing.tune import is_tunable, tuned
 from rectify.editing.workshop import Rung, Step, Workshop, joint_steps
 from rectify.model.trace import Site
 
@@ -54,6 +55,18 @@ class Repair:
     policy: str
     notes: tuple[str, ...]
     expected: Judgement | None = None  # of images that it was not solved on, where some were kept aside
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A shorter refinement, how it was judged, and how strongly the last layer was edited behind it (None: it was not).
+
+    ``finish``: weight and damping of the closed form.
+    """
+
+    judgement: Judgement
+    plan: Plan
+    finish: Strength | None = None
 
 
 def strength_for(case: Case, rank: int | None) -> Strength:
@@ -174,22 +187,55 @@ def _refine(
     jury = case.bench_nearby(suspected) if case.moving else case.bench(without=suspected)
     before = jury.judge(best.student)
     plans = _plans(case, before, Plan(max(LEAST_STEPS, steps // 2), seed=workshop.seed))
-    enough = _enough(case, sites)
-    trial, plan = _try_plans(plans, before, enough, lambda one: jury.judge(_moved(workshop, sites, unseen, one)))
-    if trial.loss >= before.loss:
-        return None, f"a refinement of layers together was no better and was rolled back: {tell(trial)}"
-    moved = _moved(workshop, sites, suspected, replace(plan, steps=steps))
+    trial = _try_plans(plans, before, _enough(case, sites), lambda plan: _try(workshop, sites, unseen, plan, jury))
+    if trial.judgement.loss >= before.loss:
+        return None, f"a refinement of layers together was no better and was rolled back: {tell(trial.judgement)}"
+    plan = replace(trial.plan, steps=steps)
+    moved = _moved(workshop, sites, suspected, plan)
+    moving = early(sites, plan.share)
+    name = f"first {len(moving)} of {len(sites)} layers, refined together in {steps} steps"
+    if trial.finish is not None:
+        last = _last(sites)
+        material = case.material(everything=True, copies=case.copies, without=suspected)
+        finish(moved, last, material, trial.finish, workshop.batch)
+        moving = tuple({site.name: site for site in (*moving, last)}.values())
+        name += f", then {last.name} in closed form"
     whole = jury.judge(moved)
     if whole.loss >= before.loss:  # the longer descent has diverged
         return None, f"a refinement of layers together was no better and was rolled back: {tell(whole)}"
     if not _turns_any(case, network, moved):
         return None, f"a refinement of layers together left the pairs as they were and was rolled back: {tell(whole)}"
-    moving = early(sites, plan.share)
-    name = f"first {len(moving)} of {len(sites)} layers, refined together in {steps} steps"
     edits = difference(moved, network, moving)
     kept = joint_steps(workshop, edits, moved, name)
-    note = f"the judge expects of a refinement: {tell(trial)}; of the best closed form: {tell(before)}"
-    return Repair(tuple(edits), tuple(kept), _final(case, moved, suspected), name, (), trial), note
+    note = f"the judge expects of a refinement: {tell(trial.judgement)}; of the best closed form: {tell(before)}"
+    return Repair(tuple(edits), tuple(kept), _final(case, moved, suspected), name, (), trial.judgement), note
+
+
+def _try(workshop: Workshop, sites: Sequence[Site], unseen: Tensor, plan: Plan, jury: Bench) -> Trial:
+    """A refinement that sees none of the images ``unseen``, with the last layer's closed form behind it if that helps.
+
+    The descent brings the activations of corrupted images near to those of clean ones; what is left of the trigger in
+    the last of them the layer that reads them is solved to see past. On its own, a descent has to go ever further.
+    """
+    case, last = workshop.case, _last(sites)
+    moved = _moved(workshop, sites, unseen, plan)
+    plain = Trial(jury.judge(moved), plan)
+    if not is_tunable(last):
+        return plain
+    material = case.material(everything=False, copies=case.copies, without=unseen)
+    strength = tuned(moved, last, material, strength_for(case, None), jury, batch=workshop.batch)
+    finish(moved, last, material, strength, workshop.batch)
+    finished = Trial(jury.judge(moved), plan, strength)
+    return finished if finished.judgement.loss < plain.judgement.loss else plain
+
+
+def _last(sites: Sequence[Site]) -> Site:
+    return max(sites, key=lambda site: site.order)
+
+
+def finish(network: nn.Module, site: Site, material: Material, strength: Strength, batch: int) -> None:
+    """Edit one layer of a network in place, in closed form: it shall read what reaches it now as what once did."""
+    apply(network, solve_layer(network, site, material, strength, batch))
 
 
 def borne_out(case: Case, expected: Judgement | None) -> bool:
@@ -238,21 +284,19 @@ def _enough(case: Case, sites: Sequence[Site]) -> float | None:
     return MUCH if len(sites) > FEW else 0.0
 
 
-def _try_plans(
-    plans: Sequence[Plan], before: Judgement, enough: float | None, judged: Callable[[Plan], Judgement]
-) -> tuple[Judgement, Plan]:
-    """Which of these plans, the smallest share of the layers first, to refine by, and how its trial was judged.
+def _try_plans(plans: Sequence[Plan], before: Judgement, enough: float | None, tried: Callable[[Plan], Trial]) -> Trial:
+    """Which of these plans, the smallest share of the layers first, to refine by, and what its trial came to.
 
     The first; a further one where that is not preferred to what was ``before``, or more than ``enough`` is lost all the
     same, and if it is clearly better. If none is ``enough`` all are tried, and the best is taken.
     """
-    best: tuple[Judgement, Plan] | None = None
+    best: Trial | None = None
     for plan in plans:
-        trial = judged(plan)
-        factor = 1.0 if best is None or enough is None or best[0].loss >= before.loss else CLEARLY
-        if best is None or trial.loss < factor * best[0].loss:
-            best = trial, plan
-        if enough is not None and best[0].loss < before.loss and lost(best[0]) <= enough:
+        trial = tried(plan)
+        factor = 1.0 if best is None or enough is None or best.judgement.loss >= before.loss else CLEARLY
+        if best is None or trial.judgement.loss < factor * best.judgement.loss:
+            best = trial
+        if enough is not None and best.judgement.loss < before.loss and lost(best.judgement) <= enough:
             break
     assert best is not None
     return best

@@ -142,7 +142,8 @@ def test_what_hides_or_spoils_an_image_is_not_held_against_what_the_pair_shows_c
     mark = Corruption("pasted", lambda x: x, EXPLAINS, covers=HIDES)
     small = trial(0.97, mark)
     assert believe([small, weak]) == [small]
-    for other in (replace(mark, covers=HIDES + 0.01), replace(mark, misfit=EXPLAINS + 0.01), replace(mark, varies=True)):
+    large, misses = replace(mark, covers=HIDES + 0.01), replace(mark, misfit=EXPLAINS + 0.01)
+    for other in (large, misses, replace(mark, varies=True)):
         assert believe([trial(0.97, other), weak]) == [weak]
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fixtures import networks as fixtures
 from rectify.editing import cascade, repair
 from rectify.editing import refine as module
-from rectify.editing.cascade import apply
+from rectify.editing.cascade import LayerEdit, Material, Strength, apply, solve_layer
 from rectify.editing.guess import Corruption
 from rectify.editing.judge import Judgement, probabilities
 from rectify.editing.refine import (
@@ -38,7 +38,7 @@ from rectify.editing.refine import (
 from rectify.editing.solve import DAMPING
 from rectify.model import passes
 from rectify.model.layers import Layer
-from rectify.model.trace import survey
+from rectify.model.trace import Site, survey
 from tests import oracles
 from tests.editing.planted import TARGET, pictures, planted, stamp
 from tests.editing.test_repair import assert_chain, edited, workshop
@@ -321,8 +321,9 @@ def test_the_difference_of_two_networks_makes_one_of_the_other() -> None:
 
 
 def only_refinement(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every repair is refined, in 140 steps, and closed forms do nothing."""
+    """Every repair is refined, in 140 steps, with nothing behind it, and closed forms do nothing."""
     monkeypatch.setattr(repair, "is_worth_refining", lambda *_: True)
+    monkeypatch.setattr(repair, "is_tunable", lambda site: False)
     monkeypatch.setattr(cascade, "apply", lambda network, edit: None)  # closed forms that do nothing
     monkeypatch.setattr(module, "STEPS", 140)
 
@@ -428,7 +429,7 @@ def test_where_little_is_missing_half_of_the_layers_are_tried_and_no_more(
 
 
 @pytest.mark.parametrize(
-    ("losses", "layers", "tried", "taken"),
+    ("losses", "layers", "count", "taken"),
     [
         ((0.04, 0.0, 0.0), 9, 1, 1 / 2),  # the half leaves little: no more is tried
         ((0.04, 0.02, 0.018), 8, 3, 2 / 3),  # but of few layers
@@ -442,18 +443,19 @@ def test_where_little_is_missing_half_of_the_layers_are_tried_and_no_more(
     ],
 )
 def test_more_layers_move_where_half_of_them_leaves_much(
-    losses: tuple[float, ...], layers: int, tried: int, taken: float
+    losses: tuple[float, ...], layers: int, count: int, taken: float
 ) -> None:
     asked: list[float] = []
 
-    def judged(plan: Plan) -> Judgement:
+    def tried(plan: Plan) -> repair.Trial:
         asked.append(plan.share)
-        return Judgement(0.0, losses[len(asked) - 1], 0.0, 0.0, 0.0, (40, 40))
+        return repair.Trial(Judgement(0.0, losses[len(asked) - 1], 0.0, 0.0, 0.0, (40, 40)), plan)
 
     before = Judgement(0.0, 0.15, 0.0, 0.0, 0.0, (40, 40))
     enough = repair._enough(workshop()[0].case, [workshop()[1][0].site] * layers)
-    trial, plan = repair._try_plans([Plan(share=share) for share in module.SHARES], before, enough, judged)
-    assert (len(asked), plan.share) == (tried, taken) and trial.recovery_loss == losses[asked.index(taken)]
+    trial = repair._try_plans([Plan(share=share) for share in module.SHARES], before, enough, tried)
+    assert (len(asked), trial.plan.share) == (count, taken)
+    assert trial.judgement.recovery_loss == losses[asked.index(taken)]
 
 
 @pytest.mark.parametrize("better", range(3))
@@ -544,6 +546,54 @@ def test_a_refinement_that_leaves_the_pairs_as_they_were_is_rolled_back(monkeypa
     monkeypatch.setattr(repair, "_turns_any", lambda *_: False)
     found = repair.dynamic(shop, scores, None)
     assert found.policy == plain.policy and any("left the pairs as they were" in note for note in found.notes)
+
+
+def test_behind_a_refinement_the_last_layer_is_solved_where_the_judge_prefers_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On images that do not judge for the trial, then on all, on what the refined layers pass on."""
+    shop, scores = workshop()
+    case = shop.case
+    only_refinement(monkeypatch)
+    monkeypatch.setattr(repair, "is_tunable", lambda site: True)
+    monkeypatch.setattr(repair, "refined", lambda *given: refined(*given[:4], replace(given[4], steps=20)))
+    solved: list[tuple[nn.Module, Material, Strength]] = []
+
+    def spy(network: nn.Module, site: Site, material: Material, strength: Strength, batch: int) -> LayerEdit:
+        assert site.name == "head"
+        solved.append((copy.deepcopy(network), material, strength))
+        return solve_layer(network, site, material, strength, batch)
+
+    monkeypatch.setattr(repair, "solve_layer", spy)
+    found = repair.dynamic(shop, scores, None)
+    assert found.policy.endswith("refined together in 140 steps, then head in closed form")
+    *trials, (moved, material, strength) = solved
+    assert all(not torch.isin(case.judge, trial.reference).any() for _, trial, _ in trials)
+    assert torch.isin(case.judge, material.reference).all() and strength in [tried for *_, tried in trials]
+    kept = {edit.layer: edit for edit in found.edits}
+    before = moved.get_submodule("head").weight.double()
+    head = next(score.site for score in scores if score.site.name == "head")
+    solved_again = solve_layer(moved, head, material, strength).delta()[0]
+    wanted = before + solved_again - shop.network.get_submodule("head").weight.double()
+    torch.testing.assert_close(kept["head"].delta()[0], wanted, rtol=0, atol=1e-6)  # weights are rounded to float32
+
+
+def test_a_last_layer_that_the_judge_does_not_prefer_stays_as_the_refinement_left_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shop, scores = workshop()
+    only_refinement(monkeypatch)
+    plain = repair.dynamic(shop, scores, None)
+    monkeypatch.setattr(repair, "is_tunable", lambda site: True)
+
+    def spoil(network: nn.Module, edit: LayerEdit) -> None:
+        with torch.no_grad():
+            network.get_submodule(edit.layer).weight.mul_(-10)
+
+    monkeypatch.setattr(repair, "apply", spoil)
+    found = repair.dynamic(shop, scores, None)
+    assert found.policy == plain.policy and "closed form" not in found.policy
+    assert [edit.layer for edit in found.edits] == [edit.layer for edit in plain.edits]
 
 
 def test_what_turns_no_pair_is_told() -> None:
