@@ -29,9 +29,9 @@ from benchmarks.zoo import datasets
 from benchmarks.zoo.recipes import RECIPES
 from benchmarks.zoo.train import measure
 from rectify.editing import refine
+from rectify.editing.cascade import CARRIED
 from rectify.editing.casebook import Case
 from rectify.editing.localize import is_candidate
-from rectify.editing.repair import CARRIED
 from rectify.editing.workshop import Rung, Workshop
 from rectify.model.trace import Site, survey
 

@@ -66,6 +66,10 @@ class Strength:
     energy: float = 1.0
 
 
+ENERGY = 0.99  # share of a delta's squared norm kept when the rank is chosen automatically
+CARRIED = Strength(weight=1.0, energy=ENERGY)
+
+
 @dataclass(frozen=True)
 class LayerEdit:
     """One change of one weight: ``W' = W + left @ right``, grouped (G, o, r) and (G, r, d), float64."""
