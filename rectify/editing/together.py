@@ -18,13 +18,16 @@ from rectify.editing.judge import Bench, Judgement, lost, probabilities, tell
 from rectify.editing.ladder import Attempt
 from rectify.editing.localize import LayerScore
 from rectify.editing.refine import LEAST_STEPS, SHARES, Plan, affordable_steps, early, refined
-from rectify.editing.tune import is_tunable, tuned
+from rectify.editing.tune import WEIGHTS, is_tunable, tuned
 from rectify.editing.workshop import Workshop
 from rectify.model.trace import Site
 
 LITTLE = 0.015  # expected accuracy and recovery lost together: to win back no more only half of the layers are tried
 MUCH = 0.05  # expected accuracy and recovery lost together after a refinement: above it more layers are tried
 FEW = 8  # layers, of which a half may be too few whatever is expected of it
+# Of a corrupted image against a clean one in the last layer's closed form: after a refinement little is left to mend
+# there, so that more may be asked than of an untouched network (docs/policy.md, section 4).
+BEHIND_WEIGHTS = (3.0, *WEIGHTS)
 CLEARLY = 0.85  # times the loss of fewer layers: only then more are moved, which costs accuracy that few images show
 
 
@@ -123,7 +126,17 @@ def _try(workshop: Workshop, sites: Sequence[Site], unseen: Tensor, plan: Plan, 
     if not is_tunable(last):
         return plain
     material = case.material(everything=False, copies=case.copies, without=unseen)
-    strength = tuned(moved, last, material, CARRIED, jury, batch=workshop.batch)
+    label = f"{last.name} behind a refinement"
+    strength = tuned(
+        moved,
+        last,
+        material,
+        CARRIED,
+        jury,
+        weights=BEHIND_WEIGHTS,
+        batch=workshop.batch,
+        advance=lambda _: workshop.advance(label),
+    )
     finish(moved, last, material, strength, workshop.batch)
     finished = Trial(jury.judge(moved), plan, strength)
     return finished if finished.judgement.loss < plain.judgement.loss else plain

@@ -9,7 +9,7 @@ strongest edit on. The normal equations are summed once, so that a step of it co
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from torch import nn
@@ -37,6 +37,7 @@ def tuned(
     strength: Strength,
     bench: Bench,
     *,
+    weights: Sequence[float] = WEIGHTS,
     batch: int = 64,
     advance: Callable[[Strength], None] = lambda strength: None,
 ) -> Strength:
@@ -45,7 +46,7 @@ def tuned(
     Parameters
     ----------
     network
-        The untouched one; the same at the end as at the beginning.
+        The one that is edited; the same at the end as at the beginning.
     site
         Of the layer.
     material
@@ -54,13 +55,15 @@ def tuned(
         Of which weight and damping are tuned, and the rest is kept.
     bench
         What it is judged on.
+    weights
+        That are tried, the strongest first.
     advance
         Called with each strength once it has been judged.
     """
     asked = equations(network, site, material, strength.changed_only, batch)
 
     def at(place: Place) -> Strength:
-        return replace(strength, weight=WEIGHTS[place[0]], damping=DAMPINGS[place[1]])
+        return replace(strength, weight=weights[place[0]], damping=DAMPINGS[place[1]])
 
     def loss(place: Place) -> float:
         student = copied(network)
@@ -69,7 +72,7 @@ def tuned(
         advance(at(place))
         return judged
 
-    return at(downhill(loss, (len(WEIGHTS), len(DAMPINGS))))
+    return at(downhill(loss, (len(weights), len(DAMPINGS))))
 
 
 def downhill(loss: Callable[[Place], float], shape: Place) -> Place:

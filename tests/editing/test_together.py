@@ -48,6 +48,7 @@ def test_a_repair_that_is_not_whole_is_refined_and_the_better_one_kept(monkeypat
 def test_a_refinement_that_does_harm_is_rolled_back(monkeypatch: pytest.MonkeyPatch) -> None:
     shop, scores = workshop()
     monkeypatch.setattr(repair, "is_worth_refining", lambda *_: True)
+    monkeypatch.setattr(together, "is_tunable", lambda site: False)  # which would mend it
     plain = repair.dynamic(shop, scores, None, refine=False)
 
     def harmful(start: nn.Module, *_: object) -> nn.Module:

@@ -73,6 +73,15 @@ def test_what_is_tuned_is_no_worse_than_its_neighbours_by_forms_solved_one_by_on
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
+def test_a_walk_begins_at_the_first_of_the_weights_that_are_given() -> None:
+    network, case = opened(1, 50)
+    site = next(site for site in survey(network, case.teacher.clean[:1]) if site.name == "head")
+    material, seen = case.material(everything=False), list[Strength]()
+    found = tuned(network, site, material, Strength(), case.bench(), weights=(7.0, 5.0), advance=seen.append)
+    assert {strength.weight for strength in seen} == {7.0, 5.0} and found in seen
+    assert any((strength.weight, strength.damping) == (7.0, DAMPINGS[0]) for strength in seen)
+
+
 def test_equations_are_summed_once_and_solve_to_the_edit_of_any_strength(monkeypatch: pytest.MonkeyPatch) -> None:
     network, case = opened(1, 50)
     site = next(site for site in survey(network, case.teacher.clean[:1]) if site.name == "conv1")
