@@ -7,6 +7,7 @@ layer is edited in closed form, where the judge prefers that.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,6 +21,7 @@ from rectify.editing.localize import LayerScore
 from rectify.editing.refine import LEAST_STEPS, SHARES, Plan, affordable_steps, early, refined
 from rectify.editing.tune import WEIGHTS, is_tunable, tuned
 from rectify.editing.workshop import Workshop
+from rectify.errors import Inconclusive
 from rectify.model.trace import Site
 
 LITTLE = 0.015  # expected accuracy and recovery lost together: to win back no more only half of the layers are tried
@@ -108,7 +110,8 @@ def _make(workshop: Workshop, sites: Sequence[Site], suspected: Tensor | None, t
     if trial.finish is not None:
         last = _last(sites)
         material = case.material(everything=True, copies=case.copies, without=suspected)
-        finish(moved, last, material, trial.finish, workshop.batch)
+        with suppress(Inconclusive):  # the longer descent has diverged: the judge will say so
+            finish(moved, last, material, trial.finish, workshop.batch)
         moving = tuple({site.name: site for site in (*moving, last)}.values())
         name += f", then {last.name} in closed form"
     return Refined(moved, moving, name, trial.judgement)
@@ -127,16 +130,19 @@ def _try(workshop: Workshop, sites: Sequence[Site], unseen: Tensor, plan: Plan, 
         return plain
     material = case.material(everything=False, copies=case.copies, without=unseen)
     label = f"{last.name} behind a refinement"
-    strength = tuned(
-        moved,
-        last,
-        material,
-        CARRIED,
-        jury,
-        weights=BEHIND_WEIGHTS,
-        batch=workshop.batch,
-        advance=lambda _: workshop.advance(label),
-    )
+    try:
+        strength = tuned(
+            moved,
+            last,
+            material,
+            CARRIED,
+            jury,
+            weights=BEHIND_WEIGHTS,
+            batch=workshop.batch,
+            advance=lambda _: workshop.advance(label),
+        )
+    except Inconclusive:  # the descent has diverged, as the judge says too
+        return plain
     finish(moved, last, material, strength, workshop.batch)
     finished = Trial(jury.judge(moved), plan, strength)
     return finished if finished.judgement.loss < plain.judgement.loss else plain

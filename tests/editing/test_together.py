@@ -301,12 +301,20 @@ def test_a_rank_that_is_asked_for_is_kept(monkeypatch: pytest.MonkeyPatch) -> No
     assert all(edit.rank == 1 for edit in repair.dynamic(shop, scores, 1).edits)
 
 
-def test_a_refinement_that_ends_in_no_number_is_rolled_back(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize("from_steps", [80, 140])
+def test_a_refinement_that_ends_in_no_number_is_rolled_back(
+    finished: bool, from_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trial and the whole, or the whole alone; with the last layer solved behind it, or not."""
     shop, scores = workshop()
     only_refinement(monkeypatch)
+    monkeypatch.setattr(together, "is_tunable", lambda site: finished)
     plain = repair.dynamic(shop, scores, None, refine=False)
 
     def diverged(*given: Any) -> nn.Module:
+        if given[4].steps < from_steps:
+            return refined(*given)
         made = copy.deepcopy(given[0])
         with torch.no_grad():
             made.get_submodule("conv1").weight.fill_(math.nan)
