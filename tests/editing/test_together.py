@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from rectify.editing import refine as module
 from rectify.editing.cascade import LayerEdit, Material, Strength, solve_layer
 from rectify.editing.judge import Judgement, probabilities
 from rectify.editing.refine import Plan, refined
+from rectify.editing.tune import tuned
 from rectify.model.trace import Site
 from tests.editing.planted import TARGET, pictures, stamp
 from tests.editing.test_repair import assert_chain, edited, workshop
@@ -239,6 +241,25 @@ def test_behind_a_refinement_the_last_layer_is_solved_where_the_judge_prefers_it
     solved_again = solve_layer(moved, head, material, strength).delta()[0]
     wanted = before + solved_again - shop.network.get_submodule("head").weight.double()
     torch.testing.assert_close(kept["head"].delta()[0], wanted, rtol=0, atol=1e-6)  # weights are rounded to float32
+
+
+@pytest.mark.parametrize("kind", ["flip", "cue"])
+def test_of_a_cue_corrupted_images_weigh_no_more_than_clean_ones_behind_a_refinement(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop, scores = workshop()
+    monkeypatch.setattr(shop, "case", replace(shop.case, fault=replace(shop.case.fault, kind=kind)))
+    only_refinement(monkeypatch)
+    monkeypatch.setattr(together, "is_tunable", lambda site: True)
+    asked: list[float] = []
+
+    def spy(*given: Any, weights: Sequence[float], **more: Any) -> Strength:
+        asked.append(max(weights))
+        return tuned(*given, weights=weights, **more)
+
+    monkeypatch.setattr(together, "tuned", spy)
+    repair.dynamic(shop, scores, None)
+    assert set(asked) == {1.0 if kind == "cue" else 3.0}
 
 
 def test_a_last_layer_that_the_judge_does_not_prefer_stays_as_the_refinement_left_it(
