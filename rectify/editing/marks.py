@@ -18,7 +18,7 @@ from rectify.editing.warps import share
 
 PASTED_FROM = (0.05, 0.15, 0.3, 0.5, 0.7)  # of the largest change of the image: what counts as changed
 _PASTE_AT_MOST = 0.5  # a paste that covers more of the image would replace it, not mark it
-MARK_AT_MOST = 0.25  # a mark covers no more of the image; only amid no noise such a paste is tried all the same
+_MARK_AT_MOST = 0.25  # a mark covers no more of the image; only amid no noise such a paste is tried all the same
 _MARK_STANDS_OUT = 16  # the mean squared change of a mark amid noise is at least so many times that of the rest
 _HOT = 0.75  # of the largest change: pixels that show the mark's colour at its purest
 _SNAP = 0.25  # of the range: a mark's colour that is so near to 0 or 1 is taken to have been 0 or 1
@@ -46,7 +46,7 @@ def pasted(clean: Tensor, seen: Tensor, corrupted: Tensor, bounds: Bounds) -> li
         last = mask
         tries = [(mask, corrupted), (mask, one_colour)]
         box = _box(mask)
-        if not torch.equal(box, mask) and float(box.float().mean()) <= MARK_AT_MOST:
+        if not torch.equal(box, mask) and float(box.float().mean()) <= _MARK_AT_MOST:
             tries.append((box, corrupted))
         for where, picture in tries:
             left = torch.where(where, picture, seen) - corrupted
@@ -75,7 +75,7 @@ def _wider(box: Tensor, corrupted: Tensor, misfit: float, bounds: Bounds) -> lis
         wider = box.clone()
         wider[..., top : bottom + 1, left : far + 1] = True
         told = (wider & ~box & unclipped(corrupted, bounds)).any()
-        if not bool(told) and float(wider.float().mean()) <= MARK_AT_MOST:
+        if not bool(told) and float(wider.float().mean()) <= _MARK_AT_MOST:
             paste = _paste(wider, corrupted, misfit)
             paste = replace(paste, wider=partial(_wider, wider, corrupted, misfit, bounds))
             found.append([paste, *elsewhere(paste, wider)])
@@ -90,7 +90,7 @@ def elsewhere(guess: Corruption, mask: Tensor) -> list[Corruption]:
     all pixels that the guess changes.
     """
     rows, columns = _extent(mask)
-    if not 0 < len(rows) * len(columns) <= MARK_AT_MOST * mask.numel():
+    if not 0 < len(rows) * len(columns) <= _MARK_AT_MOST * mask.numel():
         return []
     height, width = mask.shape[2:]
     ranges = [(-int(where.min()), size - int(where.max())) for where, size in ((rows, height), (columns, width))]
@@ -163,7 +163,7 @@ def _is_mark(mask: Tensor, change: Tensor, *, noisy: bool) -> bool:
     if not noisy or share == 0:
         return 0 < share <= _PASTE_AT_MOST
     inside, outside = (float(change[where].square().mean()) for where in (mask, ~mask))
-    return share <= MARK_AT_MOST and inside >= _MARK_STANDS_OUT * outside
+    return share <= _MARK_AT_MOST and inside >= _MARK_STANDS_OUT * outside
 
 
 def _paste(mask: Tensor, picture: Tensor, left: float) -> Corruption:

@@ -154,7 +154,24 @@ def _last(sites: Sequence[Site]) -> Site:
 
 
 def finish(network: nn.Module, site: Site, material: Material, strength: Strength, batch: int) -> None:
-    """Edit one layer of a network in place, in closed form: it shall read what reaches it now as what once did."""
+    """Edit one layer of a network in place, in closed form: it shall read what reaches it now as what once did.
+
+    Parameters
+    ----------
+    network
+        Of which other layers have been moved before; the layer's weight is changed.
+    site
+        Of the layer, bound to this network or not.
+    material
+        Images, (N, C, H, W), and what the untouched network makes of them.
+    strength, batch
+        Of the closed form; images a pass.
+
+    Raises
+    ------
+    Inconclusive
+        If the keys that reach the layer are not finite, or their moment cannot be inverted.
+    """
     apply(network, solve_layer(network, site, material, strength, batch))
 
 
