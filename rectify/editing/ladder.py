@@ -142,7 +142,8 @@ def _best_strength(workshop: Workshop, rung: Rung, material: Material, bench: Be
     def advance(strength: Strength) -> None:
         workshop.advance(f"{rung.name}: {_tell_strength(strength)}")
 
-    return tuned(workshop.network, rung.sites[0], material, rung.strength, bench, batch=workshop.batch, advance=advance)
+    site, batch = rung.sites[0], workshop.batch
+    return tuned(workshop.network, site, material, rung.strength, bench, batch=batch, advance=advance).strength
 
 
 def _tell_strength(strength: Strength) -> str:

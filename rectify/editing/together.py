@@ -132,7 +132,7 @@ def _try(workshop: Workshop, sites: Sequence[Site], unseen: Tensor, plan: Plan, 
     material = case.material(everything=False, copies=case.copies, without=unseen)
     label = f"{last.name} behind a refinement"
     try:
-        strength = tuned(
+        found = tuned(
             moved,
             last,
             material,
@@ -144,9 +144,7 @@ def _try(workshop: Workshop, sites: Sequence[Site], unseen: Tensor, plan: Plan, 
         )
     except Inconclusive:  # the descent has diverged, as the judge says too
         return plain
-    finish(moved, last, material, strength, workshop.batch)
-    finished = Trial(jury.judge(moved), plan, strength)
-    return finished if finished.judgement.loss < plain.judgement.loss else plain
+    return Trial(found.judgement, plan, found.strength) if found.judgement.loss < plain.judgement.loss else plain
 
 
 def _last(sites: Sequence[Site]) -> Site:

@@ -10,12 +10,12 @@ strongest edit on. The normal equations are summed once, so that a step of it co
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from torch import nn
 
-from rectify.editing.cascade import Material, Strength, apply, equations, solution
-from rectify.editing.judge import Bench
+from rectify.editing.cascade import LayerEdit, Material, Strength, apply, equations, solution
+from rectify.editing.judge import Bench, Judgement
 from rectify.model.copies import copied
 from rectify.model.trace import Site
 
@@ -23,6 +23,15 @@ WEIGHTS = (1.0, 0.3, 0.1, 0.03)  # of a corrupted image against a clean one
 DAMPINGS = (0.01, 0.03, 0.1, 0.3)
 MOST_INPUTS = 8192  # of the layer: the factorisation of more takes a core longer than a quarter of a minute
 Place = tuple[int, int]  # in WEIGHTS and in DAMPINGS
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A layer's edit at the strength that the judge likes best, and what the judge says of it."""
+
+    strength: Strength
+    edit: LayerEdit
+    judgement: Judgement
 
 
 def is_tunable(site: Site) -> bool:
@@ -40,8 +49,8 @@ def tuned(
     weights: Sequence[float] = WEIGHTS,
     batch: int = 64,
     advance: Callable[[Strength], None] = lambda strength: None,
-) -> Strength:
-    """The strength of one layer's edit that the judge likes best, of those that a walk from the strongest edit meets.
+) -> Tuned:
+    """One layer's edit at the strength that the judge likes best, of those that a walk from the strongest edit meets.
 
     Parameters
     ----------
@@ -61,18 +70,22 @@ def tuned(
         Called with each strength once it has been judged.
     """
     asked = equations(network, site, material, strength.changed_only, batch)
-
-    def at(place: Place) -> Strength:
-        return replace(strength, weight=weights[place[0]], damping=DAMPINGS[place[1]])
+    best: Tuned | None = None
 
     def loss(place: Place) -> float:
-        student = copied(network)
-        apply(student, solution(site.name, asked, at(place)))
-        judged = bench.judge(student).loss
-        advance(at(place))
-        return judged
+        nonlocal best
+        at = replace(strength, weight=weights[place[0]], damping=DAMPINGS[place[1]])
+        student, edit = copied(network), solution(site.name, asked, at)
+        apply(student, edit)
+        tried = Tuned(at, edit, bench.judge(student))
+        if best is None or tried.judgement.loss < best.judgement.loss:
+            best = tried  # where the walk ends: it goes to what is better than all it has met
+        advance(at)
+        return tried.judgement.loss
 
-    return at(downhill(loss, (len(weights), len(DAMPINGS))))
+    downhill(loss, (len(weights), len(DAMPINGS)))
+    assert best is not None
+    return best
 
 
 def downhill(loss: Callable[[Place], float], shape: Place) -> Place:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -276,7 +277,7 @@ def _climbed(shop: Workshop, rungs: list[Rung], better: Strength, monkeypatch: p
     """The rungs that are tried where ``better`` is what the judge prefers of each layer, and nothing is good enough."""
     monkeypatch.setattr(climbing, "is_good", lambda judgement: False)
     monkeypatch.setattr(climbing, "is_whole", lambda judgement: False)
-    monkeypatch.setattr(climbing, "tuned", lambda *_, **__: better)
+    monkeypatch.setattr(climbing, "tuned", lambda *_, **__: SimpleNamespace(strength=better))
     _, attempts, steps = climb(shop, rungs)
     assert {step.reason.partition(": ")[0] for step in steps} == {attempt.rung.name for attempt in attempts}
     return [attempt.rung for attempt in attempts]

@@ -17,7 +17,7 @@ from rectify.editing import refine as module
 from rectify.editing.cascade import LayerEdit, Material, Strength, solve_layer
 from rectify.editing.judge import Judgement, probabilities
 from rectify.editing.refine import Plan, refined
-from rectify.editing.tune import tuned
+from rectify.editing.tune import Tuned, tuned
 from rectify.model.trace import Site
 from tests.editing.planted import TARGET, pictures, stamp
 from tests.editing.test_repair import assert_chain, edited, workshop
@@ -229,12 +229,20 @@ def test_behind_a_refinement_the_last_layer_is_solved_where_the_judge_prefers_it
         solved.append((copy.deepcopy(network), material, strength))
         return solve_layer(network, site, material, strength, batch)
 
+    trials: list[tuple[Material, Tuned]] = []
+
+    def tried(network: nn.Module, site: Site, material: Material, *given: Any, **more: Any) -> Tuned:
+        assert site.name == "head"
+        trials.append((material, tuned(network, site, material, *given, **more)))
+        return trials[-1][1]
+
     monkeypatch.setattr(together, "solve_layer", spy)
+    monkeypatch.setattr(together, "tuned", tried)
     found = repair.dynamic(shop, scores, None)
     assert found.policy.endswith("refined together in 140 steps, then head in closed form")
-    *trials, (moved, material, strength) = solved
-    assert all(not torch.isin(case.judge, trial.reference).any() for _, trial, _ in trials)
-    assert torch.isin(case.judge, material.reference).all() and strength in [tried for *_, tried in trials]
+    ((moved, material, strength),) = solved
+    assert all(not torch.isin(case.judge, trial.reference).any() for trial, _ in trials)
+    assert torch.isin(case.judge, material.reference).all() and strength in [best.strength for _, best in trials]
     kept = {edit.layer: edit for edit in found.edits}
     before = moved.get_submodule("head").weight.double()
     head = next(score.site for score in scores if score.site.name == "head")
@@ -253,7 +261,7 @@ def test_of_a_cue_corrupted_images_weigh_no_more_than_clean_ones_behind_a_refine
     monkeypatch.setattr(together, "is_tunable", lambda site: True)
     asked: list[float] = []
 
-    def spy(*given: Any, weights: Sequence[float], **more: Any) -> Strength:
+    def spy(*given: Any, weights: Sequence[float], **more: Any) -> Tuned:
         asked.append(max(weights))
         return tuned(*given, weights=weights, **more)
 
@@ -270,11 +278,11 @@ def test_a_last_layer_that_the_judge_does_not_prefer_stays_as_the_refinement_lef
     plain = repair.dynamic(shop, scores, None)
     monkeypatch.setattr(together, "is_tunable", lambda site: True)
 
-    def spoil(network: nn.Module, edit: LayerEdit) -> None:
-        with torch.no_grad():
-            network.get_submodule(edit.layer).weight.mul_(-10)
+    def worse(*given: Any, **more: Any) -> Tuned:
+        found = tuned(*given, **more)
+        return replace(found, judgement=replace(found.judgement, recovery_loss=found.judgement.recovery_loss + 1))
 
-    monkeypatch.setattr(together, "apply", spoil)
+    monkeypatch.setattr(together, "tuned", worse)
     found = repair.dynamic(shop, scores, None)
     assert found.policy == plain.policy and "closed form" not in found.policy
     assert [edit.layer for edit in found.edits] == [edit.layer for edit in plain.edits]

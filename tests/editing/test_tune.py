@@ -58,7 +58,10 @@ def test_what_is_tuned_is_no_worse_than_its_neighbours_by_forms_solved_one_by_on
         return bench.judge(student).loss
 
     seen: list[Strength] = []
-    found = tuned(network, site, material, first, bench, advance=seen.append)
+    best = tuned(network, site, material, first, bench, advance=seen.append)
+    found = best.strength
+    torch.testing.assert_close(best.edit.delta(), solve_layer(network, site, material, found).delta(), rtol=0, atol=0)
+    assert best.judgement.loss == loss(found)
     assert found.energy == first.energy and found.rank is None
     row, column = WEIGHTS.index(found.weight), DAMPINGS.index(found.damping)
     around = [(row + a, column + b) for a, b in ((0, 1), (1, 0), (0, -1), (-1, 0))]
@@ -78,7 +81,7 @@ def test_a_walk_begins_at_the_first_of_the_weights_that_are_given() -> None:
     site = next(site for site in survey(network, case.teacher.clean[:1]) if site.name == "head")
     material, seen = case.material(everything=False), list[Strength]()
     found = tuned(network, site, material, Strength(), case.bench(), weights=(7.0, 5.0), advance=seen.append)
-    assert {strength.weight for strength in seen} == {7.0, 5.0} and found in seen
+    assert {strength.weight for strength in seen} == {7.0, 5.0} and found.strength in seen
     assert any((strength.weight, strength.damping) == (7.0, DAMPINGS[0]) for strength in seen)
 
 
@@ -123,7 +126,7 @@ def test_a_layer_that_learns_few_images_by_heart_is_edited_less() -> None:
     def bench(x: torch.Tensor) -> Bench:
         return Bench(x, network(x).softmax(1), x + mark, torch.arange(len(x)), 0)
 
-    found = tuned(network, site, material, Strength(), bench(draw(200)))
+    found = tuned(network, site, material, Strength(), bench(draw(200))).strength
     losses = []
     for strength in (Strength(), found):
         student = copy.deepcopy(network)
