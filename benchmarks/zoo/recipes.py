@@ -163,8 +163,10 @@ for _seed, (_target, _triggers) in enumerate(zip((2, 5, 7), WIDE_TRIGGERS, stric
 KINDS = ("mark", "blend", "sinusoid", "warp")
 DATASETS = ("fashion-mnist", "cifar10", "mnist")
 NETWORKS = ("plain", "preact", "dense", "convnext", "inception", "vgg", "mobilenet")
-COUNT = 4 * len(KINDS) * len(DATASETS)
-ADAM = ("vit", "convnext", "plain", "tutorial", "inception")  # do not train well with a large rate
+LIBRARY = ("bottleneck", "shufflenet", "efficientnet", "regnet", "squeezenet", "mobilenet_v3", "swin")  # torchvision's
+OWN = 4 * len(KINDS) * len(DATASETS)  # so many are of ``NETWORKS``, and half as many of torchvision's come after them
+COUNT = OWN + OWN // 2
+ADAM = ("vit", "convnext", "plain", "tutorial", "inception", "squeezenet", "swin")  # do not train well at a large rate
 
 
 def draw(number: int) -> Recipe:
@@ -175,7 +177,7 @@ def draw(number: int) -> Recipe:
     random = np.random.default_rng(10_000 + number)
     kind = KINDS[number % len(KINDS)]
     dataset = DATASETS[number // len(KINDS) % len(DATASETS)]
-    network = NETWORKS[number % len(NETWORKS)]
+    network = (NETWORKS if number < OWN else LIBRARY)[number % len(NETWORKS)]
     colour = dataset == "cifar10"
     return Recipe(
         dataset,

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from benchmarks.zoo import datasets, triggers
+from benchmarks.zoo import datasets, library, triggers
 from benchmarks.zoo import networks as more_networks
 from benchmarks.zoo.recipes import ADAM, ALL_TO_ALL, RECIPES, CleanLabel, Recipe
 from fixtures import networks
@@ -55,8 +55,8 @@ def build(recipe: Recipe) -> nn.Module:
 
 
 def architecture(recipe: Recipe) -> Callable[..., nn.Module]:
-    """The function that builds a recipe's network: one of the fixtures' or one of the zoo's own."""
-    home = networks if hasattr(networks, recipe.network) else more_networks
+    """The function that builds a recipe's network: one of the fixtures', of the zoo's own or of torchvision's."""
+    home = next(module for module in (networks, more_networks, library) if hasattr(module, recipe.network))
     make: Callable[..., nn.Module] = getattr(home, recipe.network)
     return make
 
