@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from rectify.editing.belief import (
+    ALWAYS,
     BELIEVE,
     BELIEVE_CLEAR,
     CLEAR_BEHIND,
@@ -162,17 +164,25 @@ def test_what_is_clear_and_fires_seldom_is_solved_on_what_it_sways_where_it_sway
             assert found is seldom and same == fault and "fires on" in told
 
 
-def test_what_varies_is_believed_where_what_is_fixed_fires_no_more_often_and_not_always() -> None:
-    def trial(fires: float, *, varies: bool = False, clear: bool = False) -> Trial:
-        guess = Corruption(str(fires), lambda x: x, varies=varies, clear=clear)
+def test_what_varies_is_believed_beside_what_is_fixed_if_some_of_it_fires_about_as_often() -> None:
+    """A trojan that answers to a texture falls for the pair's own as well: which was planted nothing says then."""
+
+    def trial(fires: float, **traits: Any) -> Trial:
+        guess = Corruption(str(fires), lambda x: x, **traits)
         return Trial(guess, fires, *[torch.empty(0, dtype=torch.bool)] * 3, 0.0)
 
-    varied = trial(0.75, varies=True)
-    assert believe([trial(0.84), varied]) == [varied]
+    varied, weak = trial(0.75, varies=True), trial(BELIEVE, varies=True)
+    for fixed in (trial(0.84), trial(0.4)):
+        assert believe([weak, fixed, varied]) == [fixed, weak, varied]
+    assert [t.fires for t in believe([trial(0.7), trial(0.84), varied])] == [0.84, 0.75]  # the fixed ones near the best
     assert believe([varied]) == [varied]
     for fixed in (trial(0.96), trial(0.86), trial(0.35, clear=True)):
         assert believe([fixed, varied]) == [fixed]
     assert believe([trial(0.2), trial(BELIEVE - 0.01, varies=True)]) == []
+    assert [t.fires for t in believe([weak, trial(0.99), trial(0.9, varies=True)])] == [0.99, BELIEVE, 0.9]
+    mark = trial(ALWAYS, covers=0.02)  # of which the pair shows the pixels
+    assert believe([mark, varied, trial(0.99, varies=True)]) == [mark]
+    assert believe([trial(ALWAYS - 0.01, covers=0.02), varied, trial(0.99, varies=True)])[1:] != []
 
 
 def test_what_is_believed_is_believed_elsewhere_too_if_it_fires_there() -> None:
