@@ -18,8 +18,9 @@ GREY = np.full((3, 28, 28, 1), 100, np.uint8)
 def test_the_lot_is_the_same_each_time_and_has_every_kind_of_trigger_on_every_data_set() -> None:
     assert [recipes.draw(number) for number in range(recipes.COUNT)] == [RECIPES[name] for name in DRAWN]
     kinds = {(RECIPES[name].dataset, RECIPES[name].trigger[0]) for name in DRAWN}  # type: ignore[index]
-    assert len(kinds) == 12 and recipes.COUNT == 48
-    assert {RECIPES[name].network for name in DRAWN} == set(recipes.NETWORKS)
+    assert len(kinds) == 12 and recipes.COUNT == 72
+    for names, networks in ((DRAWN[: recipes.OWN], recipes.NETWORKS), (DRAWN[recipes.OWN :], recipes.LIBRARY)):
+        assert {RECIPES[name].network for name in names} == set(networks)
     assert len({(RECIPES[name].target, RECIPES[name].seed) for name in DRAWN}) == recipes.COUNT
 
 
