@@ -88,7 +88,9 @@ def refine_together(
     jury = case.bench_nearby(suspected) if case.moving else case.bench(without=suspected)
     before = jury.judge(best.student)
     plans = _plans(case, before, Plan(max(LEAST_STEPS, steps // 2), seed=workshop.seed))
-    trial = _try_plans(plans, before, _enough(case, sites), lambda plan: _try(workshop, sites, unseen, plan, jury))
+    trial = _try_plans(
+        plans, before, _enough(case, sites), lambda plan: _try(workshop, sites, unseen, plan, jury, before)
+    )
     if trial.judgement.loss >= before.loss:
         return None, _no_better(trial.judgement)
     made = _make(workshop, sites, suspected, trial, steps)
@@ -121,7 +123,9 @@ def _make(workshop: Workshop, sites: Sequence[Site], suspected: Tensor | None, t
     return Refined(moved, moving, name, trial.judgement)
 
 
-def _try(workshop: Workshop, sites: Sequence[Site], unseen: Tensor, plan: Plan, jury: Bench) -> Trial:
+def _try(
+    workshop: Workshop, sites: Sequence[Site], unseen: Tensor, plan: Plan, jury: Bench, before: Judgement
+) -> Trial:
     """A refinement that sees none of the images ``unseen``, with the last layer's closed form behind it if that helps.
 
     The descent brings the activations of corrupted images near to those of clean ones; what is left of the trigger in
@@ -147,18 +151,20 @@ def _try(workshop: Workshop, sites: Sequence[Site], unseen: Tensor, plan: Plan, 
         )
     except Inconclusive:  # the descent has diverged, as the judge says too
         return plain
-    is_better = _is_better(found.judgement, plain.judgement, case.fault.kind)
+    is_better = _is_better(found.judgement, plain.judgement, before, case.fault.kind)
     return Trial(found.judgement, plan, found.strength) if is_better else plain
 
 
-def _is_better(finished: Judgement, plain: Judgement, kind: str) -> bool:
+def _is_better(finished: Judgement, plain: Judgement, before: Judgement, kind: str) -> bool:
     """Whether a refinement is to have the last layer's closed form behind it.
 
     Of ``pull`` the images that judge see more than of their own answers: what is left of an attack shows there before
-    it turns any of them. Of a cue it does not count, as its class may go with it.
+    it turns any of them. Of a cue it does not count, as its class may go with it; and a refinement that is better than
+    what was ``before`` stays so.
     """
     less_is_left = kind != "cue" and (finished.pull or 0.0) < (plain.pull or 0.0)
-    return finished.loss < (NO_WORSE if less_is_left else 1.0) * plain.loss
+    most = NO_WORSE * plain.loss if less_is_left else plain.loss
+    return finished.loss < (min(most, before.loss) if plain.loss < before.loss else most)
 
 
 def _last(sites: Sequence[Site]) -> Site:

@@ -291,13 +291,20 @@ def test_a_last_layer_that_the_judge_does_not_prefer_stays_as_the_refinement_lef
 def test_a_last_layer_may_be_expected_to_lose_a_little_more_if_less_of_an_attack_is_left() -> None:
     plain = Judgement(0.01, 0.02, 0.0, 0.003, 0.04, (80, 80))
     same, weaker = replace(plain, accuracy_loss=0.0199), replace(plain, accuracy_loss=0.0199, pull=-0.001)
-    assert weaker.loss < together.NO_WORSE * plain.loss and same.loss > plain.loss
-    assert together._is_better(weaker, plain, "flip") and not together._is_better(same, plain, "flip")
-    assert not together._is_better(weaker, plain, "cue")  # whose class may go with it
-    assert not together._is_better(replace(weaker, recovery_loss=0.04), plain, "flip")
-    assert together._is_better(replace(plain, recovery_loss=0.019), plain, "cue")
+    assert plain.loss < same.loss and weaker.loss < together.NO_WORSE * plain.loss
+    poor = replace(plain, recovery_loss=0.5)  # what was before
+
+    def is_better(finished: Judgement, before: Judgement = poor, kind: str = "flip") -> bool:
+        return together._is_better(finished, plain, before, kind)
+
+    assert is_better(weaker) and not is_better(same)
+    assert not is_better(weaker, kind="cue")  # whose class may go with it
+    assert not is_better(replace(weaker, recovery_loss=0.04))
+    assert is_better(replace(plain, recovery_loss=0.019), kind="cue")
+    assert not is_better(weaker, before=replace(weaker, accuracy_loss=0.0198))  # which plain is better than, and it not
+    assert is_better(weaker, before=replace(plain, recovery_loss=0.019))  # neither is
     each = replace(plain, asr=None, pull=None)  # from all classes to all
-    assert not together._is_better(replace(each, accuracy_loss=0.0101), each, "flip")
+    assert not together._is_better(replace(each, accuracy_loss=0.0101), each, poor, "flip")
 
 
 def test_what_turns_no_pair_is_told() -> None:
