@@ -39,17 +39,12 @@ def shufflenet(num_classes: int = 10, width: int = 16, channels: int = 3) -> nn.
 
 def efficientnet(num_classes: int = 10, width: int = 16, channels: int = 3) -> nn.Module:
     """An EfficientNet of eight inverted residual blocks with squeeze and excitation."""
-    steps = [
-        (1, 3, 1, 1, 1),
-        (4, 3, 2, 2, 2),
-        (4, 5, 2, 3, 2),
-        (4, 3, 2, 4, 3),
-    ]  # expansion, kernel, stride, width, blocks
-    blocks, inputs = [], width
-    for expansion, kernel, stride, times, depth in steps:
-        blocks.append(MBConvConfig(expansion, kernel, stride, inputs, times * width, depth, 1.0, 1.0))
+    stages, inputs = [], width
+    # Expansion, kernel, stride, width in units of the first, blocks.
+    for expansion, kernel, stride, times, depth in ((1, 3, 1, 1, 1), (4, 3, 2, 2, 2), (4, 5, 2, 3, 2), (4, 3, 2, 4, 3)):
+        stages.append(MBConvConfig(expansion, kernel, stride, inputs, times * width, depth, 1.0, 1.0))
         inputs = times * width
-    network = EfficientNet(blocks, dropout=0.1, num_classes=num_classes)
+    network = EfficientNet(stages, dropout=0.1, num_classes=num_classes)
     network.features[0][0] = nn.Conv2d(channels, width, 3, 1, 1, bias=False)
     return network
 

@@ -177,7 +177,8 @@ def draw(number: int) -> Recipe:
     random = np.random.default_rng(10_000 + number)
     kind = KINDS[number % len(KINDS)]
     dataset = DATASETS[number // len(KINDS) % len(DATASETS)]
-    network = (NETWORKS if number < OWN else LIBRARY)[number % len(NETWORKS)]
+    networks = NETWORKS if number < OWN else LIBRARY
+    network = networks[number % len(networks)]
     colour = dataset == "cifar10"
     return Recipe(
         dataset,

@@ -20,8 +20,8 @@ BELIEVE = 0.3  # a guess must fire on this share of the calibration images; wron
 # A clear one need not fire so often: not every trojan does on most images. Two warps of 15 and 20 % were told to a
 # thousandth of what they change.
 BELIEVE_CLEAR = 0.1
-# What differs from image to image is believed where it fires about as often as what the pair has: alone where that is
-# not always. A fixed trigger would fire (nearly) always, and often does so with nothing but its texture.
+# What differs from image to image is believed too where it fires about as often as what the pair has; not beside a mark
+# that fires (nearly) always.
 VARIES_BEHIND, ALWAYS = 0.1, 0.95
 ANYWHERE = 0.8  # a mark that fires elsewhere so often may be anywhere, and is judged; below it is only solved on
 TURNS = 0.5  # where none does: a guess must change the class of this share of them, to whatever class
@@ -191,8 +191,8 @@ def believe(trials: list[Trial]) -> list[Trial]:
     a small mark that leaves no more than half of the pair's difference may not do so by ``CLEAR_BEHIND``. With what
     is believed goes the same in other places, if it fires there.
 
-    What varies from image to image is believed in place of what is fixed if that does not fire always, and else beside
-    it, but beside no mark: nothing else that is not clear tells whether the pair's difference is that of all images.
+    What varies from image to image is believed beside what is fixed if some of it fires about as often, but not beside
+    a mark that fires always: nothing else that is not clear tells whether the pair's difference is that of all images.
     """
     firing = [trial for trial in trials if trial.fires >= (BELIEVE_CLEAR if trial.guess.clear else BELIEVE)]
     placed = [trial for trial in firing if not trial.guess.elsewhere_of]
@@ -205,10 +205,10 @@ def believe(trials: list[Trial]) -> list[Trial]:
     names = {trial.guess.name for trial in believed}
     elsewhere = [trial for trial in firing if trial.guess.elsewhere_of in names]
     varied = [trial for trial in placed if trial.guess.varies]
-    told = bool(sure) or (best >= ALWAYS and any(trial.guess.covers for trial in believed))
-    if told or max((trial.fires for trial in varied), default=0.0) < best - VARIES_BEHIND:
-        return believed + elsewhere
-    return believed + varied
+    marked = best >= ALWAYS and any(trial.guess.covers for trial in believed)
+    if marked or max((trial.fires for trial in varied), default=0.0) < best - VARIES_BEHIND:
+        varied = []
+    return believed + elsewhere + varied
 
 
 def _rivals_the_clear(guess: Corruption) -> bool:

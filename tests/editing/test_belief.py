@@ -182,7 +182,10 @@ def test_what_varies_is_believed_beside_what_is_fixed_if_some_of_it_fires_about_
     assert [t.fires for t in believe([weak, trial(0.99), trial(0.9, varies=True)])] == [0.99, BELIEVE, 0.9]
     mark = trial(ALWAYS, covers=0.02)  # of which the pair shows the pixels
     assert believe([mark, varied, trial(0.99, varies=True)]) == [mark]
-    assert believe([trial(ALWAYS - 0.01, covers=0.02), varied, trial(0.99, varies=True)])[1:] != []
+    seldom, moved = trial(ALWAYS - 0.01, covers=0.02), trial(0.5, elsewhere_of=str(ALWAYS - 0.01))
+    assert believe([moved, seldom, varied]) == [seldom, moved]
+    often = trial(0.99, varies=True)
+    assert believe([moved, seldom, varied, often]) == [seldom, moved, varied, often]
 
 
 def test_what_is_believed_is_believed_elsewhere_too_if_it_fires_there() -> None:
