@@ -1,10 +1,10 @@
 """What was done to the clean image? Guess it from the pair, and try the guess on other images.
 
-One pair shows a corruption once. If it can be put onto other clean images, one pair becomes many. Ten guesses cover
+One pair shows a corruption once. If it can be put onto other clean images, one pair becomes many. Eleven guesses cover
 the triggers and cues of the literature: a difference that is added, the same in stripes, others of the same texture,
-a filter, pixels that are pasted, a tint, another light, another tone, a picture that is blended in, and a smooth warp.
-A guess is believed only if it *fires*: the network under repair must fall for it on calibration images as it fell for
-the pair.
+a filter, what a small network makes of each image, pixels that are pasted, a tint, another light, another tone, a
+picture that is blended in, and a smooth warp. A guess is believed only if it *fires*: the network under repair must
+fall for it on calibration images as it fell for the pair.
 
 A pair need not be perfect: marks are told from what JPEG did to the rest (`rectify.editing.marks`), and two crops that
 are off by a pixel or two are aligned.
@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rectify.editing.filters import fitted, like, told
+from rectify.editing.generators import imitated
 from rectify.editing.guess import Bounds, Corruption, clamp, unclipped
 from rectify.editing.marks import pasted, tinted
 from rectify.editing.shades import shades, tone
@@ -133,9 +134,9 @@ def _adding(pattern: Tensor, bounds: Bounds) -> Callable[[Tensor], Tensor]:
 def _varied(clean: Tensor, corrupted: Tensor, bounds: Bounds, needed: float) -> list[Corruption]:
     """Another difference for each image, as strong as the pair's where nothing was hidden by black and white.
 
-    Of the same texture, or what the filter that is nearest to the pair's difference makes of the image. A filter that
-    explains the pair, pixels that black and white hide included, is what was done, and clear. Nothing where most is
-    hidden, as under a mark of black and white.
+    Of the same texture, or what the filter and the small network that come nearest to the pair's difference make of the
+    image. A filter that explains the pair, pixels that black and white hide included, is what was done, and clear.
+    Nothing where most is hidden, as under a mark of black and white.
     """
     difference, free = corrupted - clean, unclipped(corrupted, bounds)
     if share(difference[free], difference) < _FREE_SHOW:
@@ -152,8 +153,10 @@ def _varied(clean: Tensor, corrupted: Tensor, bounds: Bounds, needed: float) -> 
     found = fitted(clean, difference, free)
     if found is None:
         return [texture]
+    rule = imitated(clean, difference, free)
     filtered = Corruption("filtered", lambda x: clamp(x + like(found(x), pattern), bounds), needed, varies=True)
-    return [texture, filtered]
+    generated = Corruption("generated", lambda x: clamp(x + like(rule(x), pattern), bounds), needed, varies=True)
+    return [texture, filtered, generated]
 
 
 def _striped(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> Corruption | None:
