@@ -18,6 +18,7 @@ from torch import Tensor
 WIDTH = 32  # channels between the convolutions, of which there are three
 STEPS, RATE, DECAY = 100, 0.01, 1.0  # of AdamW; one image is learnt by heart without the decay
 WARM_UP = 10
+AT_ONCE = 2**23  # numbers between two convolutions that are held in memory
 CROP = 64  # pixels: of a larger image each step sees a square of this side
 
 
@@ -35,7 +36,9 @@ class Generator:
 
     def __call__(self, images: Tensor) -> Tensor:
         """What is added to images, (N, C, H, W)."""
-        return self.size * _through(self.layers, _centred(images) / self.spread)
+        at_once = max(1, AT_ONCE // (WIDTH * images[:1, 0].numel()))
+        made = [_through(self.layers, _centred(part) / self.spread) for part in images.split(at_once)]
+        return self.size * torch.cat(made)
 
 
 def imitated(clean: Tensor, difference: Tensor, free: Tensor) -> Generator:
@@ -44,7 +47,7 @@ def imitated(clean: Tensor, difference: Tensor, free: Tensor) -> Generator:
     Parameters
     ----------
     clean, difference
-        (1, C, H, W), of two pixels a side at least.
+        (1, C, H, W).
     free
         The same shape, bool, at some place true in all channels: where the difference is seen as it is.
     """
@@ -79,8 +82,13 @@ def _fresh(inputs: int, outputs: int, chance: torch.Generator, like: Tensor) -> 
 
 
 def _through(layers: Sequence[tuple[Tensor, Tensor]], x: Tensor) -> Tensor:
+    """What the convolutions make of images that go on mirrored beyond their border, or drawn out if they are small.
+
+    They are padded once, before all of them: on a GPU no sum that goes back through a mirror has a fixed order.
+    """
+    x = F.pad(x, (len(layers),) * 4, mode="reflect" if min(x.shape[2:]) > len(layers) else "replicate")
     for number, (weight, bias) in enumerate(layers):
-        x = F.conv2d(F.pad(x.relu() if number else x, (1,) * 4, mode="reflect"), weight, bias)
+        x = F.conv2d(x.relu() if number else x, weight, bias)
     return x
 
 

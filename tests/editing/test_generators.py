@@ -48,11 +48,11 @@ def test_what_it_makes_is_that_of_torchs_own_layers() -> None:
     told = imitated(clean, residuals(clean), torch.ones_like(clean, dtype=torch.bool))
     stack = nn.Sequential()
     for weight, bias in told.layers:
-        layer = nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1, padding_mode="reflect")
+        layer = nn.Conv2d(weight.shape[1], weight.shape[0], 3)
         layer.load_state_dict({"weight": weight, "bias": bias})
-        stack.extend([nn.ReLU(), layer] if len(stack) else [layer])
+        stack.extend([nn.ReLU() if len(stack) else nn.ReflectionPad2d(3), layer])
     colourless = (others - others.mean((2, 3), keepdim=True)) / clean.std()
-    assert len(stack) == 5
+    assert len(stack) == 6
     assert torch.allclose(told(others), stack(colourless).detach() * residuals(clean).std(), atol=1e-6)
 
 
@@ -89,8 +89,23 @@ def test_of_a_large_image_squares_are_seen_and_all_of_it_is_learnt(monkeypatch: 
     monkeypatch.setattr(F, "conv2d", lambda x, *rest: seen.append(max(x.shape[2:])) or convolve(x, *rest))
     told = imitated(clean, residuals(clean), torch.ones_like(clean, dtype=torch.bool))
     monkeypatch.undo()
-    assert max(seen[2:]) == CROP + 2  # the first two are what the trigger itself makes of the pair
+    assert max(seen[2:]) == CROP + 6  # the first two are what the trigger itself makes of the pair
     assert likeness(told(others), residuals(others)) > 0.6
+
+
+@pytest.mark.parametrize("shape", [(1, 200), (2, 90), (5, 5)])
+def test_images_of_any_shape_are_taken(shape: tuple[int, int]) -> None:
+    clean = pictures(1, 0, 200)[..., : shape[0], : shape[1]]
+    told = imitated(clean, 0.1 * clean.roll(1, 3), torch.ones_like(clean, dtype=torch.bool))
+    assert told(pictures(2, 1, 200)[..., : shape[0], : shape[1]]).shape == (2, 3, *shape)
+
+
+def test_many_images_are_taken_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    clean, others = pictures(1, 0), pictures(7, 1)
+    told = imitated(clean, residuals(clean), torch.ones_like(clean, dtype=torch.bool))
+    whole = told(others)
+    monkeypatch.setattr("rectify.editing.generators.AT_ONCE", 32 * 24 * 24 * 2)
+    assert torch.allclose(told(others), whole, atol=1e-6)
 
 
 def test_of_few_seen_places_every_square_holds_one() -> None:
