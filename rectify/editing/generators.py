@@ -2,7 +2,8 @@
 
 A sample-specific trigger (Li et al. 2021, ISSBA; Nguyen and Tran 2020, input-aware) is what a network makes of each
 image: no two residuals are alike, but each follows its picture by one rule, and one pair shows the rule at a thousand
-places. Three convolutions that are fitted to them tell more of it on other images than a linear filter does.
+places. Three convolutions that are fitted to them mostly tell more of it on other images than a linear filter does
+(docs/policy.md, section 2).
 """
 
 from __future__ import annotations
@@ -64,8 +65,8 @@ def imitated(clean: Tensor, difference: Tensor, free: Tensor) -> Generator:
             for group in optimiser.param_groups:
                 group["lr"] = RATE * min(1.0, (step + 1) / WARM_UP) * (1 - step / STEPS)
             rows, columns = _square(places, free, chance)
-            made = _through(layers, seen[..., rows, columns])
-            loss = (made - wanted[..., rows, columns])[free[..., rows, columns]].square().mean()
+            made, shown = _through(layers, seen[..., rows, columns]), free[..., rows, columns]
+            loss = ((made - wanted[..., rows, columns]) * shown).square().sum() / shown.sum()
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
