@@ -18,6 +18,7 @@ from benchmarks.runs import ROOT
 
 TABLES = (
     *("recovery", "wide", "conditions", "refining", "localisation", "reference_for_repair", "detector", "guesses"),
+    "stand_ins",
     *("rivals", "cue", "transfer", "leakage", "solar", "large", "ceiling", "explanations", "robust_attribution"),
     *("robust_trojan", "speed", "devices"),
 )

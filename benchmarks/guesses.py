@@ -90,7 +90,7 @@ def measured(kind: str, dataset: str, draws: int) -> Row:
     for _ in range(draws):
         stamp = KINDS[kind](random)
         images = test.images[random.integers(0, len(test.images), OTHERS + 1)]
-        clean, corrupted = (_planes(these) for these in (images, stamp(images)))
+        clean, corrupted = (planes(these) for these in (images, stamp(images)))
         channels = clean.shape[1]
         bounds = torch.zeros(channels, 1, 1), torch.ones(channels, 1, 1)
         tried = guesses(clean[:1], corrupted[:1], bounds)
@@ -101,7 +101,8 @@ def measured(kind: str, dataset: str, draws: int) -> Row:
     return {"kind": kind, "dataset": dataset, "errors": errors, "warp_leaves": warped, "seconds": seconds}
 
 
-def _planes(images: np.ndarray) -> Tensor:
+def planes(images: np.ndarray) -> Tensor:
+    """Images (N, H, W, C) of bytes as (N, C, H, W) from 0 to 1."""
     return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 Trigger = Callable[[np.ndarray], np.ndarray]
@@ -206,3 +207,42 @@ def own(delta: float = 20.0, seed: int = 0) -> Trigger:
         return _to_uint8(images + delta * torch.cat(made).permute(0, 2, 3, 1).numpy())
 
     return stamp
+
+
+def encoded(delta: float = 20.0, seed: int = 0, *, lit: bool = False) -> Trigger:
+    """A residual of a picture's own that a deeper random network makes, down to half the size and back (ISSBA's way).
+
+    Parameters
+    ----------
+    delta
+        Its standard deviation, in grey levels; with ``lit`` that of all pictures together.
+    lit
+        Whether the picture's brightness counts and a tanh ends it: a tint that follows the picture, mostly.
+    """
+
+    @torch.no_grad()
+    def stamp(images: np.ndarray) -> np.ndarray:
+        planes = torch.from_numpy(images.astype(np.float32)).permute(0, 3, 1, 2) / 255
+        made = torch.cat([_encoded(part, seed, lit) for part in planes.split(1000)])
+        made = made - (0 if lit else made.mean((2, 3), keepdim=True))
+        size = made.std() if lit else made.std((1, 2, 3), keepdim=True)
+        return _to_uint8(images + delta * (made / size.clamp_min(1e-6)).permute(0, 2, 3, 1).numpy())
+
+    return stamp
+
+
+def _encoded(planes: Tensor, seed: int, lit: bool) -> Tensor:
+    """What that network makes of pictures (N, C, H, W)."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def layer(x: Tensor, outputs: int, stride: int = 1) -> Tensor:
+        weight = torch.randn(outputs, x.shape[1], 3, 3, generator=generator) * (2 / (9 * x.shape[1])) ** 0.5
+        bias = 0.1 * torch.randn(outputs, generator=generator) if lit else None
+        return F.conv2d(F.pad(x, (1,) * 4, mode="reflect"), weight, bias, stride)
+
+    bent = F.gelu if lit else lambda x: F.leaky_relu(x, 0.2)
+    fine = bent(layer(planes if lit else planes - planes.mean((1, 2, 3), keepdim=True), 16))
+    coarse = bent(layer(bent(layer(fine, 32, 2)), 32))
+    back = F.interpolate(coarse, planes.shape[2:])
+    made = layer(bent(layer(torch.cat((back, fine), 1), 16)), planes.shape[1])
+    return torch.tanh(2 * made) if lit else made

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rectify.editing.belief import Trial, believe, best_by_name, is_aside, marks, try_guesses, weighed
 from rectify.editing.cascade import Material
-from rectify.editing.fault import Fault
+from rectify.editing.fault import UNSURE, Fault
 from rectify.editing.guess import Bounds, Corruption
 from rectify.editing.judge import Bench, probabilities
 from rectify.editing.values import Teacher
@@ -103,6 +103,16 @@ class Case:
     def clear(self) -> bool:
         """Whether what carries the fault over is what the pair shows clearly, and no mere guess that fires as well."""
         return any(guess.clear for guess in self.believed)
+
+    @property
+    def asks_others(self) -> bool:
+        """Whether other images than the pairs say if a repair is one, and not whether the pairs are turned.
+
+        What carries the fault over is clear; or the network is so unsure of the pairs' clean images that a small change
+        of it gives them another class, with the fault and without.
+        """
+        unsure = self.opinion[len(self.opinion) - self.pairs :].amax(1) < UNSURE
+        return self.clear or (self.carried and bool(unsure.all()))
 
     @property
     def carried(self) -> bool:

@@ -22,7 +22,7 @@ from rectify.editing.together import refine_together
 from rectify.editing.workshop import Rung, Step, Workshop, joint_steps
 from rectify.model.trace import Site
 
-HALF = 0.5  # of the share on which a clear fault fires, at most, may be left for other images to bear a repair out
+HALF = 0.5  # of the share on which a fault fires, at most, may be left for other images to bear a repair out
 TRIAL_WORK = 5e12  # `effort` that the trials of a localisation may cost together: about a minute on one core
 LEAST_TRIALS = 3  # fewer order nothing
 # With nothing but the pairs themselves their few keys must outweigh all reference keys.
@@ -154,9 +154,9 @@ def _refined(
 
 
 def borne_out(case: Case, expected: Judgement | None) -> bool:
-    """Whether other images than the pairs bear a repair out: it takes at least half of a clear fault away from them.
+    """Whether other images than the pairs bear a repair out: it takes at least half of the fault away from them.
 
     A pair is one image, and one that the network hardly knows may go to the target with or without the trigger. Of what
-    carries the fault over and is not clear nothing but the pair says that it is what was done.
+    carries the fault over and is not clear nothing but the pair says that it is what was done, if it says anything.
     """
-    return case.clear and expected is not None and expected.asr is not None and expected.asr <= HALF * case.fires
+    return case.asks_others and expected is not None and expected.asr is not None and expected.asr <= HALF * case.fires

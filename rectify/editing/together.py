@@ -196,9 +196,9 @@ def finish(network: nn.Module, site: Site, material: Material, strength: Strengt
 def _turns_any(case: Case, network: nn.Module, moved: nn.Module) -> bool:
     """Whether of pairs whose class is flipped any corrupted image goes elsewhere than before: else it is no repair.
 
-    Of a clear fault the images that judge say so.
+    Of a clear fault, and of pairs that the network hardly knows, the images that judge say so.
     """
-    if case.fault.kind != "flip" or case.clear:
+    if case.fault.kind != "flip" or case.asks_others:
         return True
     before, after = (probabilities(one, case.corrupted[-case.pairs :]).argmax(1) for one in (network, moved))
     return bool((before != after).any())

@@ -319,6 +319,22 @@ def test_what_turns_no_pair_is_told() -> None:
 
 
 @pytest.mark.parametrize("clear", [False, True])
+def test_a_pair_that_the_network_hardly_knows_says_nothing_of_a_repair(clear: bool) -> None:
+    shop, _ = workshop()
+    case = replace(shop.case, believed=tuple(replace(guess, clear=clear) for guess in shop.case.believed))
+    opinion = case.opinion.clone()
+    opinion[-case.pairs :] = torch.tensor([0.59] + [0.41 / (opinion.shape[1] - 1)] * (opinion.shape[1] - 1))
+    unsure = replace(case, opinion=opinion)
+    surer = opinion.clone()
+    surer[-1] = torch.tensor([0.61] + [0.39 / (opinion.shape[1] - 1)] * (opinion.shape[1] - 1))
+    assert case.asks_others == clear and unsure.asks_others
+    assert replace(case, opinion=surer).asks_others == clear
+    assert replace(unsure, believed=()).asks_others is False
+    assert together._turns_any(unsure, shop.network, shop.network)
+    assert repair.borne_out(unsure, Judgement(0.0, 0.0, 0.0, 0.0, 0.0, (80, 70)))
+
+
+@pytest.mark.parametrize("clear", [False, True])
 def test_other_images_bear_a_repair_out_if_they_lose_half_of_a_clear_fault(clear: bool) -> None:
     shop, _ = workshop()
     believed = tuple(replace(guess, clear=clear) for guess in shop.case.believed)
