@@ -160,6 +160,8 @@ def weighed(trials: list[Trial], fault: Fault) -> tuple[list[Trial], Fault, str]
     (as of images of few) what sends each to another one fires too, on those whose turn it is to go to the target.
     """
     found = believe(trials)
+    if fault.kind == "flip":
+        found = _followed(found)
     if found and max(trial.fires for trial in found) < BELIEVE and (swayed := swaying(found)):
         return swayed, fault, _tell_swayed(swayed, fault)  # of which more images say how
     if found and not (fault.kind == "flip" and all(trial.each for trial in found if not trial.guess.elsewhere_of)):
@@ -209,6 +211,20 @@ def believe(trials: list[Trial]) -> list[Trial]:
     if marked or max((trial.fires for trial in varied), default=0.0) < best - VARIES_BEHIND:
         varied = []
     return believed + elsewhere + varied
+
+
+def _followed(found: list[Trial]) -> list[Trial]:
+    """Of what is believed that alone which varies, if what follows the picture fires more often than all that is fixed.
+
+    A fixed trigger fires as often as anything that is made after it; of one that varies, the pair's own residual would
+    take a turn in vain. Not beside a mark, which may fire by where it lies (docs/policy.md, section 2).
+    """
+    fixed = [trial for trial in found if not trial.guess.varies]
+    most = max((trial.fires for trial in fixed), default=1.0)
+    follows = any(trial.fires > most for trial in found if trial.guess.name == "generated")
+    if not follows or any(trial.guess.covers for trial in fixed):
+        return found
+    return [trial for trial in found if trial.guess.varies]
 
 
 def _rivals_the_clear(guess: Corruption) -> bool:

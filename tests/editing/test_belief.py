@@ -235,3 +235,20 @@ def test_a_warp_that_fires_less_than_always_asks_for_another_pair(fires: float, 
     fault = Fault("flip", 1, torch.tensor([0]), torch.tensor([True]), ())
     found, same, told = weighed([trial], fault)
     assert (found, same) == ([trial], fault) and ("another pair" in told) == hinted
+
+
+def test_what_follows_the_picture_and_fires_more_often_than_all_that_is_fixed_leaves_it_out() -> None:
+    def trial(name: str, fires: float, **traits: Any) -> Trial:
+        none = torch.zeros(4, dtype=torch.bool)
+        return Trial(Corruption(name, lambda x: x, **traits), fires, none, none, none, 0.0)
+
+    added, texture = trial("added", 0.97), trial("textured", 0.4, varies=True)
+    often, seldom = (trial("generated", fires, varies=True) for fires in (0.98, 0.97))
+    assert weighed([added, texture, often], FAULT)[0] == [texture, often]
+    assert weighed([added, texture, seldom], FAULT)[0] == [added, texture, seldom]
+    assert weighed([added, trial("filtered", 0.99, varies=True), seldom], FAULT)[0][0] == added
+    covered = trial("pasted", 0.9, covers=0.3)
+    assert weighed([covered, texture, often], FAULT)[0] == [covered, texture, often]  # it may fire by where it lies
+    assert weighed([added, texture, often], replace(FAULT, kind="cue"))[0] == [added, texture, often]
+    clear = trial("blended", 0.9, clear=True)
+    assert weighed([clear, texture, often], FAULT)[0] == [clear]
