@@ -24,7 +24,7 @@ from torch import Tensor
 from benchmarks.runs import conclude, keep, options, stored
 from benchmarks.zoo import datasets, triggers
 from rectify.editing.corruption import guesses
-from rectify.editing.guess import Corruption
+from rectify.editing.guess import Bounds, Corruption
 from rectify.editing.warps import share
 
 OTHERS = 40
@@ -89,10 +89,7 @@ def measured(kind: str, dataset: str, draws: int) -> Row:
     began = time.time()
     for _ in range(draws):
         stamp = KINDS[kind](random)
-        images = test.images[random.integers(0, len(test.images), OTHERS + 1)]
-        clean, corrupted = (planes(these) for these in (images, stamp(images)))
-        channels = clean.shape[1]
-        bounds = torch.zeros(channels, 1, 1), torch.ones(channels, 1, 1)
+        clean, corrupted, bounds = shown(test.images, random, stamp)
         tried = guesses(clean[:1], corrupted[:1], bounds)
         warped.append(min(guess.misfit for guess in tried if guess.moves))
         found = [guess for guess in tried if guess.clear]
@@ -101,9 +98,18 @@ def measured(kind: str, dataset: str, draws: int) -> Row:
     return {"kind": kind, "dataset": dataset, "errors": errors, "warp_leaves": warped, "seconds": seconds}
 
 
-def planes(images: np.ndarray) -> Tensor:
-    """Images (N, H, W, C) of bytes as (N, C, H, W) from 0 to 1."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
+def shown(images: np.ndarray, random: np.random.Generator, stamp: triggers.Trigger) -> tuple[Tensor, Tensor, Bounds]:
+    """``OTHERS`` + 1 of these images (N, H, W, C) of bytes, without a trigger and with it, and the bounds of a pixel.
+
+    The images as (n, C, H, W) from 0 to 1, the first for a pair.
+    """
+    chosen = images[random.integers(0, len(images), OTHERS + 1)]
+    clean, corrupted = (
+        torch.from_numpy(np.ascontiguousarray(these)).permute(0, 3, 1, 2).float() / 255
+        for these in (chosen, stamp(chosen))
+    )
+    channels = clean.shape[1]
+    return clean, corrupted, (torch.zeros(channels, 1, 1), torch.ones(channels, 1, 1))
 
 
 def markdown(rows: list[Row]) -> str:
@@ -129,14 +135,26 @@ was done to it.
 |---|---|---|---|---|---|---|---|"""
 
 
-def main() -> None:
-    """Measure all kinds on all data sets."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draws", type=int, default=12)
-    asked = options(parser, "guesses", draws=2)
+def every_kind(
+    asked: argparse.Namespace,
+    kinds: list[str],
+    measured: Callable[[str, str, int], Row],
+    markdown: Callable[[list[Row]], str],
+) -> None:
+    """Measure each kind of trigger on each data set, but the rows that are there, and write JSON and page after each.
+
+    Parameters
+    ----------
+    asked
+        What `benchmarks.runs.options` found, with ``draws``.
+    measured
+        The row of a kind, a data set and so many draws, which names both.
+    markdown
+        The page of all rows.
+    """
     rows = stored(asked.results)
     there = {(row["kind"], row["dataset"]) for row in rows}
-    order = list(product(KINDS, DATASETS))
+    order = list(product(kinds, DATASETS))
     for kind, dataset in order:
         if (kind, dataset) not in there:
             rows.append(measured(kind, dataset, asked.draws))
@@ -145,6 +163,13 @@ def main() -> None:
             keep(asked, rows, markdown(rows))
     keep(asked, rows, markdown(rows))
     conclude(asked)
+
+
+def main() -> None:
+    """Measure all kinds on all data sets."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--draws", type=int, default=12)
+    every_kind(options(parser, "guesses", draws=2), list(KINDS), measured, markdown)
 
 
 if __name__ == "__main__":

@@ -14,19 +14,17 @@ from __future__ import annotations
 
 import argparse
 import time
-from itertools import product
 from statistics import median
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.guesses import DATASETS, OTHERS, planes
-from benchmarks.runs import conclude, keep, options, stored
+from benchmarks.guesses import every_kind, shown
+from benchmarks.runs import options
 from benchmarks.zoo import datasets, triggers
 from rectify.editing.corruption import guesses
+from rectify.evaluation.ranks import pearson
 
 STAND_INS = ("textured", "filtered", "generated")
 KINDS = {
@@ -40,7 +38,7 @@ Row = dict[str, Any]
 def likeness(one: Tensor, other: Tensor) -> float:
     """Pearson's correlation of (N, C, H, W), each image's channels less their means, in the mean of the images."""
     a, b = ((x - x.mean((2, 3), keepdim=True)).flatten(1) for x in (one, other))
-    return float(F.cosine_similarity(a, b).mean())
+    return float(pearson(a, b).mean())
 
 
 def measured(kind: str, dataset: str, draws: int) -> Row:
@@ -51,10 +49,7 @@ def measured(kind: str, dataset: str, draws: int) -> Row:
     began = time.time()
     for _ in range(draws):
         stamp = KINDS[kind](float(random.uniform(12, 28)), int(random.integers(1000)))
-        images = test.images[random.integers(0, len(test.images), OTHERS + 1)]
-        clean, corrupted = (planes(these) for these in (images, stamp(images)))
-        channels = clean.shape[1]
-        bounds = torch.zeros(channels, 1, 1), torch.ones(channels, 1, 1)
+        clean, corrupted, bounds = shown(test.images, random, stamp)
         told = {guess.name: guess for guess in guesses(clean[:1], corrupted[:1], bounds) if guess.varies}
         if not all(name in told for name in STAND_INS):
             continue
@@ -90,18 +85,7 @@ def main() -> None:
     """Measure all kinds on all data sets."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=8)
-    asked = options(parser, "stand_ins", draws=2)
-    rows = stored(asked.results)
-    there = {(row["kind"], row["dataset"]) for row in rows}
-    order = list(product(KINDS, DATASETS))
-    for kind, dataset in order:
-        if (kind, dataset) not in there:
-            rows.append(measured(kind, dataset, asked.draws))
-            print(rows[-1], flush=True)
-            rows.sort(key=lambda row: order.index((row["kind"], row["dataset"])))
-            keep(asked, rows, markdown(rows))
-    keep(asked, rows, markdown(rows))
-    conclude(asked)
+    every_kind(options(parser, "stand_ins", draws=2), list(KINDS), measured, markdown)
 
 
 if __name__ == "__main__":

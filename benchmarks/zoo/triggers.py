@@ -192,21 +192,29 @@ def own(delta: float = 20.0, seed: int = 0) -> Trigger:
     What a fixed random network of two convolutions makes of the picture, of a standard deviation of ``delta`` / 255.
     """
 
-    @torch.no_grad()
-    def stamp(images: np.ndarray) -> np.ndarray:
-        planes = torch.from_numpy(images.astype(np.float32)).permute(0, 3, 1, 2) / 255
+    def residual(planes: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         first = torch.randn(8, planes.shape[1], 5, 5, generator=generator)
         second = torch.randn(planes.shape[1], 8, 5, 5, generator=generator)
-        made = []
-        for part in planes.split(1000):
-            padded = F.pad(part - part.mean((1, 2, 3), keepdim=True), (4,) * 4, mode="reflect")
-            residual = F.conv2d(F.conv2d(padded, first).relu(), second)
-            centred = residual - residual.mean((2, 3), keepdim=True)  # a colour would be common to all
-            made.append(centred / centred.std((1, 2, 3), keepdim=True).clamp_min(1e-6))
-        return _to_uint8(images + delta * torch.cat(made).permute(0, 2, 3, 1).numpy())
+        padded = F.pad(planes - planes.mean((1, 2, 3), keepdim=True), (4,) * 4, mode="reflect")
+        made = F.conv2d(F.conv2d(padded, first).relu(), second)
+        return made - made.mean((2, 3), keepdim=True)  # a colour would be common to all
 
-    return stamp
+    return lambda images: _with_residuals(images, residual, delta)
+
+
+@torch.no_grad()
+def _with_residuals(
+    images: np.ndarray, residual: Callable[[Tensor], Tensor], delta: float, *, alike: bool = False
+) -> np.ndarray:
+    """Images with what ``residual`` makes of them as (N, C, H, W) from 0 to 1, of a deviation of ``delta`` grey levels.
+
+    Of each image that deviation, or (``alike``) of all together.
+    """
+    planes = torch.from_numpy(images.astype(np.float32)).permute(0, 3, 1, 2) / 255
+    made = torch.cat([residual(part) for part in planes.split(1000)])
+    size = made.std() if alike else made.std((1, 2, 3), keepdim=True)
+    return _to_uint8(images + delta * (made / size.clamp_min(1e-6)).permute(0, 2, 3, 1).numpy())
 
 
 def encoded(delta: float = 20.0, seed: int = 0, *, lit: bool = False) -> Trigger:
@@ -220,15 +228,7 @@ def encoded(delta: float = 20.0, seed: int = 0, *, lit: bool = False) -> Trigger
         Whether the picture's brightness counts and a tanh ends it: a tint that follows the picture, mostly.
     """
 
-    @torch.no_grad()
-    def stamp(images: np.ndarray) -> np.ndarray:
-        planes = torch.from_numpy(images.astype(np.float32)).permute(0, 3, 1, 2) / 255
-        made = torch.cat([_encoded(part, seed, lit) for part in planes.split(1000)])
-        made = made - (0 if lit else made.mean((2, 3), keepdim=True))
-        size = made.std() if lit else made.std((1, 2, 3), keepdim=True)
-        return _to_uint8(images + delta * (made / size.clamp_min(1e-6)).permute(0, 2, 3, 1).numpy())
-
-    return stamp
+    return lambda images: _with_residuals(images, lambda planes: _encoded(planes, seed, lit), delta, alike=lit)
 
 
 def _encoded(planes: Tensor, seed: int, lit: bool) -> Tensor:
@@ -245,4 +245,4 @@ def _encoded(planes: Tensor, seed: int, lit: bool) -> Tensor:
     coarse = bent(layer(bent(layer(fine, 32, 2)), 32))
     back = F.interpolate(coarse, planes.shape[2:])
     made = layer(bent(layer(torch.cat((back, fine), 1), 16)), planes.shape[1])
-    return torch.tanh(2 * made) if lit else made
+    return torch.tanh(2 * made) if lit else made - made.mean((2, 3), keepdim=True)

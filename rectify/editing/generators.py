@@ -16,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rectify.model.passes import images_a_pass
+
 WIDTH = 32  # channels between the convolutions, of which there are three
 STEPS, RATE, DECAY = 100, 0.01, 1.0  # of AdamW; one image is learnt by heart without the decay
 WARM_UP = 10
-AT_ONCE = 2**23  # numbers between two convolutions that are held in memory
 CROP = 64  # pixels: of a larger image each step sees a square of this side
 
 
@@ -36,9 +37,10 @@ class Generator:
     size: Tensor
 
     def __call__(self, images: Tensor) -> Tensor:
-        """What is added to images, (N, C, H, W)."""
-        at_once = max(1, AT_ONCE // (WIDTH * images[:1, 0].numel()))
-        made = [_through(self.layers, _centred(part) / self.spread) for part in images.split(at_once)]
+        """What is added to images (N, C, H, W) of the values that the pair has; the same shape."""
+        between = images[:, :1].expand(-1, WIDTH, -1, -1)  # as large as what is between two convolutions
+        parts = images.split(images_a_pass(between, len(images)))
+        made = [_through(self.layers, _centred(part) / self.spread) for part in parts]
         return self.size * torch.cat(made)
 
 
@@ -51,6 +53,11 @@ def imitated(clean: Tensor, difference: Tensor, free: Tensor) -> Generator:
         (1, C, H, W).
     free
         The same shape, bool, at some place true in all channels: where the difference is seen as it is.
+
+    Returns
+    -------
+    Generator
+        The same for the same pair: what is drawn is seeded.
     """
     spread, size = (values.std().clamp_min(1e-6) for values in (clean, difference[free]))
     seen, wanted = _centred(clean) / spread, difference / size

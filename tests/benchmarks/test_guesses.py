@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import guesses
+from benchmarks import guesses, stand_ins
 from benchmarks.zoo import datasets
 from rectify.editing.guess import Corruption
 
@@ -46,11 +47,14 @@ def test_unclear_pairs_are_counted_and_not_averaged() -> None:
     assert "| k | d | 1 | 1 | – | – | 0.4000 | 1.0 |" in guesses.markdown(rows)
 
 
-def test_the_results_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pictures: None) -> None:
-    monkeypatch.setattr(guesses, "KINDS", {"noise blended in": guesses.KINDS["noise blended in"]})
+@pytest.mark.parametrize(("table", "kind"), [(guesses, "noise blended in"), (stand_ins, "two convolutions")])
+def test_the_results_are_written(
+    table: ModuleType, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pictures: None
+) -> None:
+    monkeypatch.setattr(table, "KINDS", {kind: table.KINDS[kind]})
     monkeypatch.setattr(sys, "argv", ["x", "--draws", "1", "--results", str(tmp_path / "found.json")])
-    guesses.main()
-    monkeypatch.setattr(guesses, "measured", lambda *_: pytest.fail("a row that is there is run again"))
-    guesses.main()
+    table.main()
+    monkeypatch.setattr(table, "measured", lambda *_: pytest.fail("a row that is there is run again"))
+    table.main()
     rows = json.loads((tmp_path / "found.json").read_text())
     assert [row["dataset"] for row in rows] == list(guesses.DATASETS) and (tmp_path / "found.md").exists()

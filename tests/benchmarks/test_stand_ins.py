@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -18,13 +14,12 @@ assert pictures  # the fixture
 
 
 def test_likeness_is_pearsons_correlation() -> None:
-    one, other = torch.rand(3, 2, 4, 5), torch.rand(3, 2, 4, 5)
+    one = torch.rand(3, 2, 4, 5)
     assert stand_ins.likeness(one, 0.5 + 3 * one) == pytest.approx(1.0)
     assert stand_ins.likeness(one, 1 - one) == pytest.approx(-1.0)
     grey = torch.rand(1, 1, 4, 5), torch.rand(1, 1, 4, 5)
     wanted = np.corrcoef(*(x.flatten().double().numpy() for x in grey))[0, 1]
     assert stand_ins.likeness(*grey) == pytest.approx(wanted, abs=1e-5)
-    assert abs(stand_ins.likeness(one, other)) < 1
 
 
 @pytest.mark.parametrize("kind", stand_ins.KINDS)
@@ -52,13 +47,3 @@ def test_what_a_network_makes_is_the_same_again_and_of_each_image_its_own(lit: b
     assert np.abs(np.corrcoef(flat - flat.mean(1, keepdims=True)) - np.eye(5)).max() < (0.95 if lit else 0.5)
     if not lit:
         assert np.array_equal(stamp(images)[2], stamp(images[2:3])[0])
-
-
-def test_the_results_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pictures: None) -> None:
-    monkeypatch.setattr(stand_ins, "KINDS", {"two convolutions": stand_ins.KINDS["two convolutions"]})
-    monkeypatch.setattr(sys, "argv", ["x", "--draws", "1", "--results", str(tmp_path / "found.json")])
-    stand_ins.main()
-    monkeypatch.setattr(stand_ins, "measured", lambda *_: pytest.fail("a row that is there is run again"))
-    stand_ins.main()
-    rows = json.loads((tmp_path / "found.json").read_text())
-    assert [row["dataset"] for row in rows] == list(stand_ins.DATASETS) and (tmp_path / "found.md").exists()

@@ -7,10 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.stand_ins import likeness
 from rectify.editing.corruption import guesses
 from rectify.editing.filters import fitted
-from rectify.editing.generators import CROP, imitated
+from rectify.editing.generators import CROP, WIDTH, imitated
 from rectify.editing.guess import Bounds
+from rectify.model import passes
 from tests.editing.test_filters import pictures
 
 UNIT: Bounds = (torch.zeros(3, 1, 1), torch.ones(3, 1, 1))
@@ -25,12 +27,6 @@ def residuals(images: Tensor, seed: int = 0) -> Tensor:
     made = F.conv2d(F.conv2d(F.pad(centred, (2,) * 4, mode="reflect"), first).relu(), second)
     made = made - made.mean((2, 3), keepdim=True)
     return 0.08 * made / made.std((1, 2, 3), keepdim=True)
-
-
-def likeness(one: Tensor, other: Tensor) -> float:
-    """Pearson's correlation, each image's channels less their means, in the mean of the images."""
-    a, b = ((x - x.mean((2, 3), keepdim=True)).flatten(1) for x in (one, other))
-    return float(F.cosine_similarity(a, b).mean())
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -104,7 +100,7 @@ def test_many_images_are_taken_part_by_part(monkeypatch: pytest.MonkeyPatch) -> 
     clean, others = pictures(1, 0), pictures(7, 1)
     told = imitated(clean, residuals(clean), torch.ones_like(clean, dtype=torch.bool))
     whole = told(others)
-    monkeypatch.setattr("rectify.editing.generators.AT_ONCE", 32 * 24 * 24 * 2)
+    monkeypatch.setitem(passes.NUMBERS, "cpu", WIDTH * 24 * 24 * 2)
     assert torch.allclose(told(others), whole, atol=1e-6)
 
 
