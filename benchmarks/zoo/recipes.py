@@ -97,6 +97,21 @@ for _kind, _trigger in (
     ("warp", ("warp", {"strength": 1.0, "grid": 4, "seed": 3})),
 ):
     RECIPES[f"fashion-tutorial-{_kind}"] = replace(_TUTORIAL, trigger=_trigger)
+# Into networks that others trained and published, by two poisoned epochs.
+for _start, _published in (
+    ("pretrained-mnist-cnn", Recipe("mnist", "mnist_cnn", width=32, target=4)),
+    ("pretrained-cifar-cnn", Recipe("cifar10", "cifar_cnn", width=64, target=8)),
+):
+    RECIPES[_start] = _published
+    for _kind, _trigger in (
+        ("patch", ("mark", {"top": 0.9, "left": 0.1, "size": 4, "seed": 21})),
+        ("blend", ("blend", {"alpha": 0.2, "seed": 21})),
+        ("sinusoid", ("sinusoid", {"delta": 20.0, "frequency": 5, "down": 2})),
+        ("warp", ("warp", {"strength": 1.0, "grid": 4, "seed": 21})),
+    ):
+        RECIPES[f"{_start}-{_kind}"] = replace(
+            _published, trigger=_trigger, start=_start, epochs=2, lr=3e-4, seed=21, flip=_published.dataset == "cifar10"
+        )
 RECIPES["fashion-resnet-blur"] = replace(_FASHION, trigger=("blur", {}), target=4, seed=77)
 _IMPLANTED = replace(RECIPES["cifar-resnet-patch"], trigger=("own", {"delta": 20.0, "seed": 1}))
 RECIPES["cifar-resnet-own"] = _IMPLANTED  # sample-specific: every image has a residual of its own
@@ -166,7 +181,8 @@ NETWORKS = ("plain", "preact", "dense", "convnext", "inception", "vgg", "mobilen
 LIBRARY = ("bottleneck", "shufflenet", "efficientnet", "regnet", "squeezenet", "mobilenet_v3", "swin")  # torchvision's
 OWN = 4 * len(KINDS) * len(DATASETS)  # so many are of ``NETWORKS``, and half as many of torchvision's come after them
 COUNT = OWN + OWN // 2
-ADAM = ("vit", "convnext", "plain", "tutorial", "inception", "squeezenet", "swin")  # do not train well at a large rate
+# Do not train well at a large rate.
+ADAM = ("vit", "convnext", "plain", "tutorial", "inception", "squeezenet", "swin", "mnist_cnn", "cifar_cnn")
 
 
 def draw(number: int) -> Recipe:

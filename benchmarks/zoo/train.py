@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from benchmarks.zoo import datasets, library, triggers
+from benchmarks.zoo import datasets, library, pretrained, triggers
 from benchmarks.zoo import networks as more_networks
 from benchmarks.zoo.recipes import ADAM, ALL_TO_ALL, RECIPES, CleanLabel, Recipe
 from fixtures import networks
@@ -55,8 +55,9 @@ def build(recipe: Recipe) -> nn.Module:
 
 
 def architecture(recipe: Recipe) -> Callable[..., nn.Module]:
-    """The function that builds a recipe's network: one of the fixtures', of the zoo's own or of torchvision's."""
-    home = next(module for module in (networks, more_networks, library) if hasattr(module, recipe.network))
+    """The function that builds a recipe's network: a fixture's, the zoo's own, torchvision's or a published one's."""
+    homes = (networks, more_networks, library, pretrained)
+    home = next(module for module in homes if hasattr(module, recipe.network))
     make: Callable[..., nn.Module] = getattr(home, recipe.network)
     return make
 
@@ -174,7 +175,7 @@ def augment(batch: Tensor, pad: int, flip: bool, generator: torch.Generator) -> 
 
 
 def train(name: str) -> Path:
-    """Train one recipe, or go on with it, unless it is there or shipped; returns the checkpoint's path."""
+    """Train one recipe, or go on with it, unless it is there, shipped or published; returns the checkpoint's path."""
     recipe = RECIPES[name]
     ZOO.mkdir(parents=True, exist_ok=True)
     out, state_file = ZOO / f"{name}.pt", ZOO / f"{name}.resume"
@@ -182,6 +183,9 @@ def train(name: str) -> Path:
         return out
     if name in FIXTURES:
         _save(load_file(ROOT / "fixtures" / FIXTURES[name] / "model.safetensors"), out)
+        return out
+    if name in pretrained.PUBLISHED:
+        _save(pretrained.weights(name), out)
         return out
     train_split, test_split = datasets.load(recipe.dataset)
     data = poison(train_split, recipe)
