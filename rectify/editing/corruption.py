@@ -56,14 +56,18 @@ def guesses(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> list[Corruption
     bounds
         The normalised values of pixel 0 and pixel 1, each (C, 1, 1).
     """
-    moved = aligned(clean, corrupted)
-    others = _on_place(clean, clean, corrupted, bounds)
+    found = aligned(clean, corrupted)
+    others = _on_place(clean, clean, corrupted, bounds, torch.ones_like(clean[:, :1], dtype=torch.bool))
     lit = any(guess.name in _LIGHTS for guess in others)  # which can turn a picture over, and correlates badly then
-    if moved is not None and not lit:  # a picture that is off its place shows nothing clearly, or nothing at all
+    if found is not None and not lit:  # a picture that is off its place shows nothing clearly, or nothing at all
+        moved, known = found
         off = share(corrupted - moved, corrupted - clean) < _MOVED_LEAVES
         whole = [guess for guess in others if _is_filter(guess)]  # but for a filter: a move is one too, and in it
         others = [] if off else [replace(guess, clear=False) for guess in others if not _is_filter(guess)]
-        others += [*whole, *(guess for guess in _on_place(clean, moved, corrupted, bounds) if not _is_filter(guess))]
+        seen = moved.where(known, corrupted)  # what nothing is known of shall not show a difference
+        on_place = _on_place(clean, seen, corrupted, bounds, known)
+        others += [*whole, *(guess for guess in on_place if not _is_filter(guess))]
+        others += pasted(clean, moved, corrupted, bounds)  # but a mark may lie there
     if any(_is_filter(guess) for guess in others):  # which takes fewer numbers than a picture, and softens as one does
         others = [replace(guess, clear=guess.clear and guess.name != "blended") for guess in others]
     smooth = _warps(clean, corrupted)
@@ -77,25 +81,29 @@ def _is_filter(guess: Corruption) -> bool:
     return guess.name == "filtered" and guess.clear
 
 
-def _on_place(clean: Tensor, seen: Tensor, corrupted: Tensor, bounds: Bounds) -> list[Corruption]:
-    """The guesses that compare pixel by pixel, with ``seen``: the clean image, as it is or moved."""
+def _on_place(clean: Tensor, seen: Tensor, corrupted: Tensor, bounds: Bounds, known: Tensor) -> list[Corruption]:
+    """The guesses that compare pixel by pixel, with ``seen``: the clean image, as it is or moved.
+
+    ``known``: (1, 1, H, W) bool, where ``seen`` is the clean image.
+    """
     needed = share(corrupted - seen, corrupted - clean)
     found: list[Corruption | None] = [_added(seen, corrupted, bounds, needed)]
     found += pasted(clean, seen, corrupted, bounds)
     found += [*_varied(seen, corrupted, bounds, needed), _blended(seen, corrupted, bounds, needed)]
-    found += [_striped(seen, corrupted, bounds), *tinted(seen, corrupted, bounds)]
+    found += [_striped(seen, corrupted, bounds, known), *tinted(seen, corrupted, bounds)]
     told = [guess for guess in found if guess is not None]
-    lit = _lit(seen, corrupted, bounds)
+    lit = _lit(seen, corrupted, bounds, known)
     others = [guess.misfit if guess.name != "blended" else _BLEND_LEAVES for guess in told if guess.clear]
     if lit is None or lit.misfit > _FAR_LESS * min(others, default=1.0):  # of which each takes fewer numbers
         return told
     return [*(replace(guess, clear=False) for guess in told), lit]
 
 
-def aligned(clean: Tensor, corrupted: Tensor) -> Tensor | None:
+def aligned(clean: Tensor, corrupted: Tensor) -> tuple[Tensor, Tensor] | None:
     """The clean image moved by the whole pixels, up to two, at which it correlates best with the corrupted one.
 
-    (1, C, H, W) both; None if it lies best where it is, or is too small to be moved.
+    (1, C, H, W) both, and (1, 1, H, W) bool, where it is known: the rows and columns that move in repeat its edge. None
+    if it lies best where it is, or is too small to be moved.
     """
     height, width = clean.shape[2:]
     if min(height, width) <= 4 * REACH:
@@ -106,8 +114,11 @@ def aligned(clean: Tensor, corrupted: Tensor) -> Tensor | None:
     inner = _inner(clean)
     scores = [_correlation(image[inner], corrupted[inner]) for image in moved]
     best = max(range(len(moves)), key=scores.__getitem__)
-    here = moves.index((REACH, REACH))
-    return moved[best].contiguous() if scores[best] > scores[here] else None
+    if scores[best] <= scores[moves.index((REACH, REACH))]:
+        return None
+    down, right = moves[best]
+    known = F.pad(torch.ones_like(clean[:, :1], dtype=torch.bool), (REACH,) * 4)
+    return moved[best].contiguous(), known[..., down : down + height, right : right + width]
 
 
 def _inner(image: Tensor) -> tuple[slice, ...]:
@@ -159,7 +170,7 @@ def _varied(clean: Tensor, corrupted: Tensor, bounds: Bounds, needed: float) -> 
     return [texture, filtered, generated]
 
 
-def _striped(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> Corruption | None:
+def _striped(clean: Tensor, corrupted: Tensor, bounds: Bounds, known: Tensor) -> Corruption | None:
     """A difference that repeats itself in one direction: a sine, stripes along an axis, or a wave of another shape.
 
     It is read off the pixels that are neither black nor white afterwards: the others hide how far they were moved, so
@@ -167,14 +178,14 @@ def _striped(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> Corruption | N
     a sine is told from fewest pixels, while stripes of which one is hidden altogether stay unknown. Hidden pixels have
     to bear it out, too: of a grey mark on a black ground nothing else is seen, and it fills stripes of its own.
     """
-    free = unclipped(corrupted, bounds)
+    free = unclipped(corrupted, bounds) & known
     difference = corrupted - clean
     if share(difference[free], difference) < _FREE_SHOW:
         return None
     for pattern in _patterns(difference, free):
         left = share((difference - pattern)[free], difference[free])
         add = _adding(pattern, bounds)
-        if left <= _STRIPES_LEAVE and share(add(clean) - corrupted, difference) <= _HIDDEN_LEAVE:
+        if left <= _STRIPES_LEAVE and share((add(clean) - corrupted) * known, difference) <= _HIDDEN_LEAVE:
             return Corruption("striped", add, left, clear=True)
     return None
 
@@ -189,16 +200,16 @@ def _patterns(difference: Tensor, free: Tensor) -> Iterator[Tensor]:
     yield plane_wave(difference[0], free[0], frequency, _HARMONICS)[None]
 
 
-def _lit(clean: Tensor, corrupted: Tensor, bounds: Bounds) -> Corruption | None:
+def _lit(clean: Tensor, corrupted: Tensor, bounds: Bounds, known: Tensor) -> Corruption | None:
     """Another light, which changes smoothly over the image, or another tone: what explains the pair better, if any."""
-    free, difference = unclipped(corrupted, bounds), corrupted - clean
+    free, difference = unclipped(corrupted, bounds) & known, corrupted - clean
     if share(difference[free], difference) < _FREE_SHOW:
         return None
 
     def guess(name: str, change: Callable[[Tensor], Tensor], predicted: Tensor | None = None) -> Corruption:
         made = Corruption(name, lambda x: clamp(change(x), bounds), clear=True)
         left = made.apply(clean) if predicted is None else predicted
-        return replace(made, misfit=share(left - corrupted, difference))
+        return replace(made, misfit=share((left - corrupted) * known, difference))
 
     low, high = (bound.to(clean).reshape(1, -1, 1, 1) for bound in bounds)
     simplest = next(filter(_is_light, (guess("shaded", shade) for shade in shades(clean, corrupted, free))), None)

@@ -167,7 +167,9 @@ def test_crops_that_are_apart_are_aligned(move: tuple[int, int]) -> None:
         images[:, :, 25:29, 24:28] = torch.tensor([1.0, 0.0, 1.0]).view(3, 1, 1)
     found = aligned(clean, corrupted)
     assert found is not None
-    torch.testing.assert_close(found[..., 2:-2, 2:-2], seen[..., 2:-2, 2:-2])
+    moved, known = found
+    assert known.shape == (1, 1, 32, 32) and int(known.sum()) == (32 - abs(move[0])) * (32 - abs(move[1]))
+    torch.testing.assert_close(moved.where(known, 0.0), seen.where(known, 0.0))
     pasted = guessed(clean, corrupted, UNIT)["pasted"].apply(others)
     best = min(
         share_left(guess.apply(others), expected, others)
@@ -179,6 +181,33 @@ def test_crops_that_are_apart_are_aligned(move: tuple[int, int]) -> None:
     added = guessed(clean, seen + pattern, UNIT)["added"]
     inner = (added.apply(torch.full((1, 3, 32, 32), 0.4)) - 0.4 - pattern)[..., 2:-2, 2:-2]
     assert float(inner.abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("move", [(0, 1), (-1, 0), (2, -2)])
+def test_what_moved_in_at_the_edge_hides_no_wave(move: tuple[int, int]) -> None:
+    picture, others = natural(1, (40, 40)), natural(3)
+    down, right = 4 + move[0], 4 + move[1]
+    clean, seen = picture[..., 4:36, 4:36], picture[..., down : down + 32, right : right + 32]
+    wave = 0.1 * (torch.arange(32) * 0.9 + torch.arange(32)[:, None] * 0.5).sin().expand(1, 3, 32, 32)
+    found = guessed(clean, (seen + wave).clamp(0, 1), UNIT)
+    assert found["striped"].clear
+    expected = (others + wave).clamp(0, 1)
+    assert share_left(found["striped"].apply(others), expected, others) < 1e-4
+
+
+def test_what_moved_in_at_the_edge_is_no_part_of_a_mark_but_a_mark_may_lie_there() -> None:
+    picture = torch.zeros(1, 1, 40, 40)
+    picture[..., 10:30, :] = natural(1, (20, 40))[:, :1]  # reaches the edges to the left and to the right
+    clean, seen = picture[..., 4:36, 4:36], picture[..., 4:36, 5:37]  # the last column is lost
+    grey = torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
+    for columns, value in ((slice(12, 15), 0.1), (slice(30, 32), 1.0)):  # a faint one, and one in what is lost
+        corrupted = seen.clone()
+        corrupted[..., 2:5, columns] = value
+        marks = [guess for guess in guesses(clean, corrupted, grey) if guess.name == "pasted"]
+        exactly = torch.zeros(1, 1, 32, 32)
+        exactly[..., 2:5, columns] = value
+        black = torch.zeros(1, 1, 32, 32)
+        assert any(torch.equal(guess.apply(black), exactly) for guess in marks)
 
 
 def test_what_lies_well_is_not_moved() -> None:

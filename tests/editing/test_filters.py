@@ -70,7 +70,8 @@ def test_how_an_image_goes_on_beyond_its_border_is_told_too(border: str) -> None
 
 def test_a_blur_that_correlates_best_with_a_moved_image_is_still_a_filter(monkeypatch: pytest.MonkeyPatch) -> None:
     clean, others = pictures(1, 0), pictures(5, 1)
-    monkeypatch.setattr("rectify.editing.corruption.aligned", lambda clean, corrupted: clean.roll(1, 3))
+    everywhere = torch.ones_like(clean[:, :1], dtype=torch.bool)
+    monkeypatch.setattr("rectify.editing.corruption.aligned", lambda clean, _: (clean.roll(1, 3), everywhere))
     (guess,) = (guess for guess in guesses(clean, softened(clean), UNIT) if guess.name == "filtered" and guess.clear)
     missed = (guess.apply(others) - softened(others)).square().sum() / (softened(others) - others).square().sum()
     assert float(missed) < 1e-4
