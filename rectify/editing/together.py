@@ -28,8 +28,9 @@ LITTLE = 0.015  # expected accuracy and recovery lost together: to win back no m
 MUCH = 0.05  # expected accuracy and recovery lost together after a refinement: above it more layers are tried
 FEW = 8  # layers, of which a half may be too few whatever is expected of it
 # Of a corrupted image against a clean one in the last layer's closed form: after a refinement little is left to mend
-# there, so that more may be asked than of an untouched network (docs/policy.md, section 4). Not of a cue: its class was
-# recognised without it in 58.7 % of the shirts then, and in 60.3 with the weights of other closed forms.
+# there, so that more may be asked than of an untouched network (docs/policy.md, section 4). Not of a cue, or
+# what turns few: its class was recognised without it in 56 to 59 % of the shirts then, and in 60.3 with the weights of
+# other closed forms.
 BEHIND_WEIGHTS = (3.0, 1.0)
 # Times the loss of a refinement alone: so much more may be expected of the last layer's closed form behind it if less
 # of the attack is left. What a few dozen images say of accuracy and recovery errs by more (docs/policy.md, section 4).
@@ -145,24 +146,24 @@ def _try(
             material,
             CARRIED,
             jury,
-            weights=WEIGHTS if case.fault.kind == "cue" else BEHIND_WEIGHTS,
+            weights=WEIGHTS if case.partial else BEHIND_WEIGHTS,
             batch=workshop.batch,
             advance=lambda _: workshop.advance(label),
         )
     except Inconclusive:  # the descent has diverged, as the judge says too
         return plain
-    is_better = _is_better(found.judgement, plain.judgement, before, case.fault.kind)
+    is_better = _is_better(found.judgement, plain.judgement, before, partial=case.partial)
     return Trial(found.judgement, plan, found.strength) if is_better else plain
 
 
-def _is_better(finished: Judgement, plain: Judgement, before: Judgement, kind: str) -> bool:
+def _is_better(finished: Judgement, plain: Judgement, before: Judgement, *, partial: bool) -> bool:
     """Whether a refinement is to have the last layer's closed form behind it.
 
     Of ``pull`` the images that judge see more than of their own answers: what is left of an attack shows there before
-    it turns any of them. Of a cue it does not count, as its class may go with it; and a refinement that is better than
-    what was ``before`` stays so.
+    it turns any of them. Of a fault that sways more images than it turns, a cue, it does not count, as its class may go
+    with it; and a refinement that is better than what was ``before`` stays so.
     """
-    less_is_left = kind != "cue" and (finished.pull or 0.0) < (plain.pull or 0.0)
+    less_is_left = not partial and (finished.pull or 0.0) < (plain.pull or 0.0)
     most = NO_WORSE * plain.loss if less_is_left else plain.loss
     return finished.loss < (min(most, before.loss) if plain.loss < before.loss else most)
 

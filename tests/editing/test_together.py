@@ -251,12 +251,13 @@ def test_behind_a_refinement_the_last_layer_is_solved_where_the_judge_prefers_it
     torch.testing.assert_close(kept["head"].delta()[0], wanted, rtol=0, atol=1e-6)  # weights are rounded to float32
 
 
-@pytest.mark.parametrize("kind", ["flip", "cue"])
-def test_of_a_cue_corrupted_images_weigh_no_more_than_clean_ones_behind_a_refinement(
-    kind: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("kind", "fires"), [("flip", 1.0), ("flip", 0.6), ("cue", 1.0)])
+def test_of_what_sways_more_than_it_turns_corrupted_images_weigh_no_more_than_clean_ones_behind_a_refinement(
+    kind: str, fires: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop, scores = workshop()
-    monkeypatch.setattr(shop, "case", replace(shop.case, fault=replace(shop.case.fault, kind=kind)))
+    guesses = dict.fromkeys(shop.case.guesses, fires)
+    monkeypatch.setattr(shop, "case", replace(shop.case, fault=replace(shop.case.fault, kind=kind), guesses=guesses))
     only_refinement(monkeypatch)
     monkeypatch.setattr(together, "is_tunable", lambda site: True)
     asked: list[float] = []
@@ -267,7 +268,7 @@ def test_of_a_cue_corrupted_images_weigh_no_more_than_clean_ones_behind_a_refine
 
     monkeypatch.setattr(together, "tuned", spy)
     repair.dynamic(shop, scores, None)
-    assert set(asked) == {1.0 if kind == "cue" else 3.0}
+    assert set(asked) == {3.0 if (kind, fires) == ("flip", 1.0) else 1.0}
 
 
 def test_a_last_layer_that_the_judge_does_not_prefer_stays_as_the_refinement_left_it(
@@ -294,17 +295,17 @@ def test_a_last_layer_may_be_expected_to_lose_a_little_more_if_less_of_an_attack
     assert plain.loss < same.loss and weaker.loss < together.NO_WORSE * plain.loss
     poor = replace(plain, recovery_loss=0.5)  # what was before
 
-    def is_better(finished: Judgement, before: Judgement = poor, kind: str = "flip") -> bool:
-        return together._is_better(finished, plain, before, kind)
+    def is_better(finished: Judgement, before: Judgement = poor, partial: bool = False) -> bool:
+        return together._is_better(finished, plain, before, partial=partial)
 
     assert is_better(weaker) and not is_better(same)
-    assert not is_better(weaker, kind="cue")  # whose class may go with it
+    assert not is_better(weaker, partial=True)  # whose class may go with it
     assert not is_better(replace(weaker, recovery_loss=0.04))
-    assert is_better(replace(plain, recovery_loss=0.019), kind="cue")
+    assert is_better(replace(plain, recovery_loss=0.019), partial=True)
     assert not is_better(weaker, before=replace(weaker, accuracy_loss=0.0198))  # which plain is better than, and it not
     assert is_better(weaker, before=replace(plain, recovery_loss=0.019))  # neither is
     each = replace(plain, asr=None, pull=None)  # from all classes to all
-    assert not together._is_better(replace(each, accuracy_loss=0.0101), each, poor, "flip")
+    assert not together._is_better(replace(each, accuracy_loss=0.0101), each, poor, partial=False)
 
 
 def test_what_turns_no_pair_is_told() -> None:
