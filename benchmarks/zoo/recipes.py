@@ -99,8 +99,8 @@ for _kind, _trigger in (
     RECIPES[f"fashion-tutorial-{_kind}"] = replace(_TUTORIAL, trigger=_trigger)
 # Into networks that others trained and published, by two poisoned epochs.
 for _start, _published in (
-    ("pretrained-mnist-cnn", Recipe("mnist", "mnist_cnn", width=32, target=4)),
-    ("pretrained-cifar-cnn", Recipe("cifar10", "cifar_cnn", width=64, target=8)),
+    ("pretrained-mnist-cnn", Recipe("mnist", "MnistCnn", width=32, target=4)),
+    ("pretrained-cifar-cnn", Recipe("cifar10", "CifarCnn", width=64, target=8)),
 ):
     RECIPES[_start] = _published
     for _kind, _trigger in (
@@ -182,7 +182,7 @@ LIBRARY = ("bottleneck", "shufflenet", "efficientnet", "regnet", "squeezenet", "
 OWN = 4 * len(KINDS) * len(DATASETS)  # so many are of ``NETWORKS``, and half as many of torchvision's come after them
 COUNT = OWN + OWN // 2
 # Do not train well at a large rate.
-ADAM = ("vit", "convnext", "plain", "tutorial", "inception", "squeezenet", "swin", "mnist_cnn", "cifar_cnn")
+ADAM = ("vit", "convnext", "plain", "tutorial", "inception", "squeezenet", "swin", "MnistCnn", "CifarCnn")
 
 
 def draw(number: int) -> Recipe:

