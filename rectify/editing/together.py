@@ -29,8 +29,8 @@ MUCH = 0.05  # expected accuracy and recovery lost together after a refinement: 
 FEW = 8  # layers, of which a half may be too few whatever is expected of it
 # Of a corrupted image against a clean one in the last layer's closed form: after a refinement little is left to mend
 # there, so that more may be asked than of an untouched network (docs/policy.md, section 4). Not of a cue, or
-# what turns few: its class was recognised without it in 56 to 59 % of the shirts then, and in 60.3 with the weights of
-# other closed forms.
+# what turns few: its class was recognised without it in 56 to 59 % of the shirts then, and in 58 to 60 with the weights
+# of other closed forms.
 BEHIND_WEIGHTS = (3.0, 1.0)
 # Times the loss of a refinement alone: so much more may be expected of the last layer's closed form behind it if less
 # of the attack is left. What a few dozen images say of accuracy and recovery errs by more (docs/policy.md, section 4).
